@@ -1,0 +1,57 @@
+# Built with BuildKit (`docker build -t vectorkeep .`). There is deliberately no `# syntax=` line: it would
+# fetch a frontend image at every build, and the built-in one knows the cache mounts used here.
+
+# ---- build -------------------------------------------------------------------------------------------------
+# The compiler of `rust-version` in Cargo.toml, on the same Debian release as the final image, so that the
+# binary meets the glibc that it was linked against.
+FROM rust:1.95-slim-bookworm AS build
+WORKDIR /src
+
+COPY . .
+
+# Cache mounts instead of a layer with a dummy main.rs: dependencies stay compiled across builds, also when
+# Cargo.lock changes by one crate, and there are no stub sources whose timestamps could leave a stale binary.
+# `target` is a mount and not part of any layer, hence the copy. `sharing=locked`: two builds at once would
+# write to the same files. gcc for zstd and blake3 is in the slim image; nothing is installed here.
+RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
+    --mount=type=cache,target=/src/target,sharing=locked \
+    cargo build --release --locked --bin vectorkeep \
+ && install -D -m 0755 target/release/vectorkeep /out/vectorkeep
+
+# ---- run ---------------------------------------------------------------------------------------------------
+FROM debian:bookworm-slim
+
+LABEL org.opencontainers.image.title="vectorkeep" \
+      org.opencontainers.image.description="A vector database service that can prove its data is safe" \
+      org.opencontainers.image.licenses="Apache-2.0"
+
+# Root certificates for repositories and environments behind https; copied, because an apt-get in this stage
+# would make the image differ from day to day.
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
+COPY --from=build /out/vectorkeep /usr/local/bin/vectorkeep
+
+# The directory is made before VOLUME: a new named volume takes over its owner, so the service can write
+# without ever running as root.
+RUN install -d -o 10001 -g 10001 -m 0750 /data
+
+# Data and backups share the one volume so that `docker run` works as it is. A backup on the disk that it
+# protects is lost with that disk: in production point VECTORKEEP__REPOSITORY__URL somewhere else.
+ENV VECTORKEEP__STORAGE__DATA_DIR=/data/store \
+    VECTORKEEP__REPOSITORY__URL=/data/backups \
+    VECTORKEEP__SERVER__LISTEN=0.0.0.0:8000
+VOLUME /data
+WORKDIR /data
+EXPOSE 8000
+
+# Numeric, so that Kubernetes' `runAsNonRoot` can tell without reading /etc/passwd.
+USER 10001:10001
+
+# The shutdown that is graceful: stop accepting, finish, flush, exit 0.
+STOPSIGNAL SIGTERM
+
+# The binary asks itself: the image needs no curl. The start period covers recovery of a large store, during
+# which the service rightly says that it is not ready.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 \
+    CMD ["vectorkeep", "health", "--url", "http://127.0.0.1:8000"]
+
+ENTRYPOINT ["vectorkeep"]

@@ -1,0 +1,335 @@
+//! `/backups`: make, list, get.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use super::error::Problem;
+use super::extract::{OperationBody, OperationQuery};
+use super::jobs::{DEFAULT_PAGE, JobResponse, MAX_PAGE, WaitQuery, run_job};
+use super::openapi::BACKUPS;
+use crate::app::App;
+use crate::error::{Error, Result};
+use crate::jobs::JobKind;
+use crate::model::names::{
+    CollectionName, DEFAULT_DATABASE, DEFAULT_TENANT, check_name, check_tenant_name,
+};
+use crate::operations::backup::{self, BackupRequest};
+use crate::repository::format::{Manifest, ManifestCollection};
+
+/// A collection by name.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CollectionReference {
+    /// `default_tenant` without.
+    #[serde(default = "default_tenant")]
+    #[schema(default = "default_tenant")]
+    pub(super) tenant: String,
+    /// `default_database` without.
+    #[serde(default = "default_database")]
+    #[schema(default = "default_database")]
+    pub(super) database: String,
+    #[schema(example = "articles")]
+    pub(super) name: String,
+}
+
+pub(super) fn default_tenant() -> String {
+    DEFAULT_TENANT.to_owned()
+}
+
+pub(super) fn default_database() -> String {
+    DEFAULT_DATABASE.to_owned()
+}
+
+/// Checks a name that something will be created under.
+///
+/// # Errors
+/// `Unprocessable`.
+pub(super) fn checked(name: CollectionName) -> Result<CollectionName> {
+    check_tenant_name(&name.tenant)
+        .and_then(|()| check_name(&name.database))
+        .and_then(|()| check_name(&name.name))
+        .map_err(|error| Error::unprocessable(error.message()))?;
+    Ok(name)
+}
+
+impl From<CollectionReference> for CollectionName {
+    fn from(reference: CollectionReference) -> Self {
+        Self::new(reference.tenant, reference.database, reference.name)
+    }
+}
+
+/// What kind of backup to make.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum BackupKind {
+    /// Incremental where an earlier backup can serve as parent (none can in this version), else full.
+    #[default]
+    Auto,
+    /// Everything is written.
+    Full,
+}
+
+/// A backup to make. All members are optional; an empty body backs up everything.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CreateBackupRequest {
+    /// These collections; all without.
+    collections: Option<Vec<CollectionReference>>,
+    #[serde(default)]
+    kind: BackupKind,
+    /// Free labels to find it by.
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    /// Retention never removes it.
+    #[serde(default)]
+    pinned: bool,
+}
+
+/// A collection in a backup.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct BackupCollection {
+    tenant: String,
+    database: String,
+    name: String,
+    id: Uuid,
+    records: u64,
+    dimension: Option<u32>,
+    /// `l2`, `cosine` or `ip`.
+    space: Value,
+    /// The last write to it.
+    sequence: u64,
+    /// Sum of the hashes of its records: equal digests, equal content.
+    digest: String,
+}
+
+impl From<&ManifestCollection> for BackupCollection {
+    fn from(collection: &ManifestCollection) -> Self {
+        let definition = &collection.definition;
+        Self {
+            tenant: collection.name.tenant.clone(),
+            database: collection.name.database.clone(),
+            name: collection.name.name.clone(),
+            id: collection.id,
+            records: collection.records,
+            dimension: definition.dimension,
+            space: json!(definition.configuration.space()),
+            sequence: collection.sequence,
+            digest: collection.digest.to_string(),
+        }
+    }
+}
+
+/// A backup.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Backup)]
+pub(super) struct BackupResponse {
+    #[schema(example = "backup_2026-11-23_10-30-00")]
+    id: String,
+    /// `full` or `incremental`.
+    kind: String,
+    parent: Option<String>,
+    created_at: DateTime<Utc>,
+    duration_ms: u64,
+    /// Records that it restores.
+    records: u64,
+    /// Records that it had to write.
+    new_records: u64,
+    tombstones: u64,
+    /// Bytes of its records, uncompressed.
+    raw_bytes: u64,
+    /// Bytes that it had to write.
+    new_bytes: u64,
+    /// Bytes of all packs that it refers to.
+    stored_bytes: u64,
+    /// `zstd`
+    compression: &'static str,
+    encrypted: bool,
+    labels: BTreeMap<String, String>,
+    pinned: bool,
+    collections: Vec<BackupCollection>,
+    /// The newest verification; null: never verified.
+    #[schema(value_type = Option<Object>)]
+    verification: Option<Value>,
+}
+
+impl From<&Manifest> for BackupResponse {
+    fn from(manifest: &Manifest) -> Self {
+        Self {
+            id: manifest.id.clone(),
+            kind: manifest.kind.clone(),
+            parent: manifest.parent.clone(),
+            created_at: manifest.created_at,
+            duration_ms: manifest.duration_ms,
+            records: manifest.records(),
+            new_records: manifest.new_records,
+            tombstones: manifest.tombstones,
+            raw_bytes: manifest.raw_bytes(),
+            new_bytes: manifest.new_bytes,
+            stored_bytes: manifest.stored_bytes(),
+            compression: "zstd",
+            encrypted: false,
+            labels: manifest.labels.clone(),
+            pinned: manifest.pinned,
+            collections: manifest
+                .collections
+                .iter()
+                .map(BackupCollection::from)
+                .collect(),
+            verification: None,
+        }
+    }
+}
+
+/// Make a backup
+///
+/// Consistent: all collections as of one moment, while writes go on.
+#[utoipa::path(post, path = "/backups", tag = BACKUPS, params(WaitQuery),
+    request_body(content = CreateBackupRequest, example = json!({"labels": {"reason": "before the upgrade"}})),
+    responses(
+        (status = 201, description = "Made; `result` is the backup (with `wait`)", body = JobResponse),
+        (status = 202, description = "Queued", body = JobResponse),
+        (status = 404, description = "No such collection"),
+        (status = 422, description = "A bad request"),
+        (status = 429, description = "Too many jobs are waiting"),
+        (status = 507, description = "Not enough room in the repository"),
+    ))]
+pub(super) async fn create_backup(
+    State(app): State<App>,
+    OperationQuery(wait): OperationQuery<WaitQuery>,
+    OperationBody(request): OperationBody<CreateBackupRequest>,
+) -> Result<Response, Problem> {
+    let recorded = json!(request);
+    let wanted = BackupRequest {
+        collections: request
+            .collections
+            .map(|references| references.into_iter().map(CollectionName::from).collect()),
+        labels: request.labels,
+        pinned: request.pinned,
+    };
+    let (repository, plan) = app
+        .blocking(move |app| {
+            let repository = app.repository()?;
+            let plan = backup::plan(app.engine(), &repository, wanted, Utc::now())?;
+            Ok((repository, plan))
+        })
+        .await?;
+    let (engine, settings) = (app.engine().clone(), app.backup_settings());
+    let work = Box::new(move |progress: &crate::progress::Progress| {
+        let manifest = backup::execute(&engine, &repository, plan, settings, progress)?;
+        Ok(json!(BackupResponse::from(&manifest)))
+    });
+    run_job(
+        &app,
+        JobKind::Backup,
+        recorded,
+        &wait,
+        StatusCode::CREATED,
+        work,
+    )
+    .await
+}
+
+/// Which backups to list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ListBackupsQuery {
+    /// Only those that hold a collection of this name.
+    collection: Option<String>,
+    /// Only those with this label, as `key:value`.
+    #[param(example = "reason:before the upgrade")]
+    label: Option<String>,
+    /// At most this many, 1 to 1000; 100 without.
+    limit: Option<usize>,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+}
+
+impl ListBackupsQuery {
+    fn matches(&self, manifest: &Manifest) -> bool {
+        let holds = |name: &String| manifest.collections.iter().any(|c| c.name.name == *name);
+        let labelled = |label: &String| match label.split_once(':') {
+            Some((key, value)) => manifest.labels.get(key).is_some_and(|found| found == value),
+            None => manifest.labels.contains_key(label),
+        };
+        self.collection.as_ref().is_none_or(holds) && self.label.as_ref().is_none_or(labelled)
+    }
+}
+
+/// A page of backups.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct BackupsResponse {
+    /// Newest first.
+    backups: Vec<BackupResponse>,
+    /// Where the next page begins; null on the last.
+    next_cursor: Option<String>,
+    /// Backups whose manifest is damaged, and how.
+    damaged: BTreeMap<String, String>,
+}
+
+/// List backups, newest first
+#[utoipa::path(get, path = "/backups", tag = BACKUPS, params(ListBackupsQuery),
+    responses((status = 200, body = BackupsResponse), (status = 422, description = "A bad parameter")))]
+pub(super) async fn list_backups(
+    State(app): State<App>,
+    OperationQuery(query): OperationQuery<ListBackupsQuery>,
+) -> Result<Json<BackupsResponse>, Problem> {
+    let (manifests, damaged) = app.blocking(|app| app.repository()?.backups()).await?;
+    let limit = query.limit.unwrap_or(DEFAULT_PAGE).clamp(1, MAX_PAGE);
+    let start = match &query.cursor {
+        None => 0,
+        Some(cursor) => manifests
+            .iter()
+            .position(|manifest| manifest.id == *cursor)
+            .map(|position| position + 1)
+            .ok_or_else(|| {
+                Error::unprocessable("cursor: there is no such backup any more; begin again")
+            })?,
+    };
+    let mut page: Vec<_> = manifests
+        .iter()
+        .skip(start)
+        .filter(|manifest| query.matches(manifest))
+        .take(limit + 1)
+        .collect();
+    let more = page.len() > limit;
+    page.truncate(limit);
+    Ok(Json(BackupsResponse {
+        next_cursor: page
+            .last()
+            .filter(|_| more)
+            .map(|manifest| manifest.id.clone()),
+        backups: page.into_iter().map(BackupResponse::from).collect(),
+        damaged: damaged
+            .into_iter()
+            .map(|(id, error)| (id, error.message().to_owned()))
+            .collect(),
+    }))
+}
+
+/// Get a backup
+#[utoipa::path(get, path = "/backups/{id}", tag = BACKUPS,
+    params(("id" = String, Path, example = "backup_2026-11-23_10-30-00")),
+    responses(
+        (status = 200, body = BackupResponse),
+        (status = 404, description = "No such backup"),
+        (status = 422, description = "Its manifest is damaged"),
+    ))]
+pub(super) async fn get_backup(
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<Json<BackupResponse>, Problem> {
+    let manifest = app
+        .blocking(move |app| app.repository()?.backup(&id))
+        .await?;
+    Ok(Json(BackupResponse::from(&manifest)))
+}

@@ -1,0 +1,104 @@
+//! Chroma's HTTP API v2: one file per resource. What its server does on the wire is what is done here,
+//! also where it is odd; where it is wrong (panics, lost connections) something better is.
+
+mod collections;
+mod filters;
+mod namespaces;
+mod reads;
+mod records;
+mod system;
+mod wire;
+
+use axum::Router;
+use axum::routing::{MethodFilter, get, on};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use uuid::Uuid;
+
+use crate::app::App;
+use crate::error::{Error, Result};
+
+/// All routes below `/api/v2`.
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(system::heartbeat))
+        .routes(routes!(system::healthcheck))
+        .routes(routes!(system::version))
+        .routes(routes!(system::pre_flight_checks))
+        .routes(routes!(system::reset))
+        .routes(routes!(system::identity))
+        .routes(routes!(namespaces::create_tenant))
+        .routes(routes!(namespaces::get_tenant, namespaces::update_tenant))
+        .routes(routes!(
+            namespaces::create_database,
+            namespaces::list_databases
+        ))
+        .routes(routes!(
+            namespaces::get_database,
+            namespaces::delete_database
+        ))
+        .routes(routes!(
+            collections::create_collection,
+            collections::list_collections
+        ))
+        .routes(routes!(collections::count_collections))
+        .routes(routes!(
+            collections::get_collection,
+            collections::update_collection,
+            collections::delete_collection
+        ))
+        .routes(routes!(collections::get_collection_by_id))
+        .routes(routes!(collections::get_collection_by_crn))
+        .routes(routes!(records::add_records))
+        .routes(routes!(records::upsert_records))
+        .routes(routes!(records::update_records))
+        .routes(routes!(records::delete_records))
+        .routes(routes!(reads::count_records))
+        .routes(routes!(reads::get_records))
+        .routes(routes!(reads::query_records))
+}
+
+/// Routes that answer only that they are not offered; not part of the description.
+pub(super) fn undocumented() -> Router<App> {
+    let collection = "/api/v2/tenants/{tenant}/databases/{database}/collections/{collection_id}";
+    let post = |text: &'static str| on(MethodFilter::POST, move || system::not_offered(text));
+    let retired = MethodFilter::GET
+        .or(MethodFilter::PUT)
+        .or(MethodFilter::PATCH)
+        .or(MethodFilter::DELETE)
+        .or(MethodFilter::HEAD)
+        .or(MethodFilter::OPTIONS);
+    Router::new()
+        .route("/api/v2", get(system::heartbeat))
+        .route(
+            &format!("{collection}/fork"),
+            post("Collection forking is unsupported for local chroma"),
+        )
+        .route(
+            &format!("{collection}/fork_count"),
+            get(|| system::not_offered("Count forks is unsupported for local chroma")),
+        )
+        .route(
+            &format!("{collection}/indexing_status"),
+            get(|| system::not_offered("The indexing status is not offered by this version")),
+        )
+        .route(
+            &format!("{collection}/search"),
+            post("Error executing plan: Not implemented: Search operation is not implemented for local executor"),
+        )
+        .route(
+            &format!("{collection}/functions/attach"),
+            post("Attached functions are not implemented"),
+        )
+        .route(&format!("{collection}/functions/{{name}}"), get(system::no_function))
+        .route(
+            &format!("{collection}/attached_functions/{{name}}/detach"),
+            post("Attached functions are not implemented"),
+        )
+        .route("/api/v1/{*path}", on(retired, system::v1_is_gone))
+}
+
+/// The collection id of a record route.
+fn collection_id(text: &str) -> Result<Uuid> {
+    Uuid::parse_str(text).map_err(|_| Error::invalid("Collection ID is not a valid UUIDv4"))
+}

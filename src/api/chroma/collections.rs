@@ -1,0 +1,323 @@
+//! Collections.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::super::error::ChromaError;
+use super::super::extract::{ChromaBody, ChromaQuery};
+use super::super::openapi::CHROMA_COLLECTIONS;
+use super::collection_id;
+use super::namespaces::SliceQuery;
+use super::wire::visible;
+use crate::app::App;
+use crate::engine::{CollectionInfo, CollectionUpdate, NewCollection};
+use crate::error::{Error, Result};
+use crate::model::collection::CollectionDefinition;
+use crate::model::configuration::{ConfigurationRequest, ConfigurationUpdate};
+use crate::model::metadata::{Metadata, MetadataInput};
+use crate::model::names::{CollectionName, check_name};
+use crate::model::schema::{self, Schema, SchemaRequest};
+
+/// A collection to create.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(in crate::api) struct CreateCollectionRequest {
+    #[schema(example = "articles")]
+    name: String,
+    /// Values: string, integer, float, boolean.
+    #[schema(value_type = Option<Object>)]
+    metadata: Option<BTreeMap<String, MetadataInput>>,
+    /// `{"hnsw": {"space": "l2" | "cosine" | "ip", …}, "embedding_function": …}`
+    #[schema(value_type = Option<Object>)]
+    configuration: Option<ConfigurationRequest>,
+    #[schema(value_type = Option<Object>)]
+    schema: Option<SchemaRequest>,
+    /// Return an existing one, unchanged.
+    get_or_create: Option<bool>,
+}
+
+/// Changes to a collection; absent or null members leave things as they are.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(in crate::api) struct UpdateCollectionRequest {
+    new_name: Option<String>,
+    /// Replaces all metadata.
+    #[schema(value_type = Option<Object>)]
+    new_metadata: Option<BTreeMap<String, MetadataInput>>,
+    #[schema(value_type = Option<Object>)]
+    new_configuration: Option<ConfigurationUpdate>,
+}
+
+/// A collection.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Collection)]
+pub(in crate::api) struct CollectionResponse {
+    id: Uuid,
+    name: String,
+    #[schema(value_type = Object)]
+    configuration_json: Value,
+    #[schema(value_type = Object)]
+    schema: Schema,
+    #[schema(value_type = Option<Object>)]
+    metadata: Option<Metadata>,
+    dimension: Option<u32>,
+    tenant: String,
+    database: String,
+    log_position: u64,
+    version: u64,
+}
+
+impl From<CollectionInfo> for CollectionResponse {
+    fn from(info: CollectionInfo) -> Self {
+        let descriptor = &info.descriptor;
+        let definition = &descriptor.definition;
+        Self {
+            id: descriptor.id,
+            name: descriptor.name.name.clone(),
+            configuration_json: definition.configuration.to_json(),
+            schema: definition.schema.clone(),
+            metadata: visible(definition.metadata.clone()),
+            dimension: definition.dimension,
+            tenant: descriptor.name.tenant.clone(),
+            database: descriptor.name.database.clone(),
+            log_position: 0,
+            version: 0,
+        }
+    }
+}
+
+/// Chroma's message for a bad value of a field.
+fn field(name: &'static str) -> impl Fn(Error) -> Error {
+    move |error| Error::invalid(format!("Validation error: {name}: {}", error.message()))
+}
+
+/// Collection metadata as given: at least one key.
+fn metadata(
+    name: &'static str,
+    given: BTreeMap<String, MetadataInput>,
+    nulls: bool,
+) -> Result<Metadata> {
+    if given.is_empty() {
+        return Err(field(name)(Error::invalid("Metadata cannot be empty")));
+    }
+    let mut metadata = Metadata::new();
+    for (key, value) in given {
+        if key.is_empty() || key.starts_with(['#', '$']) {
+            return Err(field(name)(Error::invalid("Invalid metadata key")));
+        }
+        match value {
+            MetadataInput::Value(value) => {
+                metadata.insert(key, value);
+            }
+            MetadataInput::Null if nulls => {}
+            MetadataInput::EmptyList => {}
+            MetadataInput::Null | MetadataInput::SparseVector => {
+                return Err(Error::unprocessable(format!(
+                    "Failed to deserialize the JSON body into the target type: {name}.{key}: data did not match \
+                     any variant of untagged enum MetadataValue"
+                )));
+            }
+        }
+    }
+    Ok(metadata)
+}
+
+/// Threads that a resolved configuration names, as Chroma's server does.
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Create a collection
+#[utoipa::path(post, path = "/api/v2/tenants/{tenant}/databases/{database}/collections", tag = CHROMA_COLLECTIONS,
+    params(("tenant" = String, Path, example = "default_tenant"), ("database" = String, Path, example = "default_database")),
+    request_body(content = CreateCollectionRequest,
+        example = json!({"name": "articles", "configuration": {"hnsw": {"space": "cosine"}}, "get_or_create": true})),
+    responses(
+        (status = 200, body = CollectionResponse),
+        (status = 400, description = "A bad value, or no such database"),
+        (status = 409, description = "It exists"),
+        (status = 422, description = "A wrong shape"),
+    ))]
+pub(in crate::api) async fn create_collection(
+    State(app): State<App>,
+    Path((tenant, database)): Path<(String, String)>,
+    body: ChromaBody,
+) -> Result<Json<CollectionResponse>, ChromaError> {
+    let info = app
+        .blocking(move |app| {
+            let request: CreateCollectionRequest = body.parse()?;
+            check_name(&request.name).map_err(field("name"))?;
+            let metadata = request.metadata.map_or_else(
+                || Ok(Metadata::new()),
+                |given| metadata("metadata", given, false),
+            )?;
+            let (configuration, schema) =
+                schema::reconcile(&metadata, request.configuration, request.schema, threads())?;
+            let new = NewCollection {
+                name: CollectionName::new(tenant, database, request.name),
+                definition: CollectionDefinition {
+                    metadata,
+                    configuration,
+                    schema,
+                    dimension: None,
+                },
+            };
+            app.engine()
+                .create_collection(new, request.get_or_create.unwrap_or(false))
+        })
+        .await?;
+    Ok(Json(info.into()))
+}
+
+/// List collections
+#[utoipa::path(get, path = "/api/v2/tenants/{tenant}/databases/{database}/collections", tag = CHROMA_COLLECTIONS,
+    params(("tenant" = String, Path, example = "default_tenant"), ("database" = String, Path, example = "default_database"), SliceQuery),
+    responses((status = 200, description = "By id", body = Vec<CollectionResponse>)))]
+pub(in crate::api) async fn list_collections(
+    State(app): State<App>,
+    Path((tenant, database)): Path<(String, String)>,
+    ChromaQuery(slice): ChromaQuery<SliceQuery>,
+) -> Json<Vec<CollectionResponse>> {
+    let collections = app.engine().collections(&tenant, &database);
+    Json(
+        slice
+            .of(collections)
+            .map(CollectionResponse::from)
+            .collect(),
+    )
+}
+
+/// Count collections
+#[utoipa::path(get, path = "/api/v2/tenants/{tenant}/databases/{database}/collections_count", tag = CHROMA_COLLECTIONS,
+    params(("tenant" = String, Path, example = "default_tenant"), ("database" = String, Path, example = "default_database")),
+    responses((status = 200, body = u64)))]
+pub(in crate::api) async fn count_collections(
+    State(app): State<App>,
+    Path((tenant, database)): Path<(String, String)>,
+) -> Json<usize> {
+    Json(app.engine().collections(&tenant, &database).len())
+}
+
+/// Get a collection by its name
+#[utoipa::path(get, path = "/api/v2/tenants/{tenant}/databases/{database}/collections/{collection_id}", tag = CHROMA_COLLECTIONS,
+    params(("tenant" = String, Path, example = "default_tenant"), ("database" = String, Path, example = "default_database"),
+        ("collection_id" = String, Path, description = "Its NAME", example = "articles")),
+    responses((status = 200, body = CollectionResponse), (status = 404, description = "No such collection")))]
+pub(in crate::api) async fn get_collection(
+    State(app): State<App>,
+    Path((tenant, database, name)): Path<(String, String, String)>,
+) -> Result<Json<CollectionResponse>, ChromaError> {
+    let name = CollectionName::new(tenant, database, name);
+    Ok(Json(app.engine().collection_by_name(&name)?.into()))
+}
+
+/// Get a collection by its id
+#[utoipa::path(get, path = "/api/v2/tenants/{tenant}/databases/{database}/collections/by-id/{collection_id}", tag = CHROMA_COLLECTIONS,
+    params(("tenant" = String, Path, example = "default_tenant"), ("database" = String, Path, example = "default_database"),
+        ("collection_id" = Uuid, Path)),
+    responses((status = 200, body = CollectionResponse), (status = 404, description = "No such collection")))]
+pub(in crate::api) async fn get_collection_by_id(
+    State(app): State<App>,
+    Path((_tenant, _database, id)): Path<(String, String, String)>,
+) -> Result<Json<CollectionResponse>, ChromaError> {
+    let id = Uuid::parse_str(&id).map_err(|_| {
+        Error::invalid(
+            "Validation error: collection_id: Invalid collection ID format, expected UUID",
+        )
+    })?;
+    let info = app
+        .engine()
+        .collection(id)
+        .map_err(|_| Error::not_found(format!("Collection [{id}] does not exist")))?;
+    Ok(Json(info.into()))
+}
+
+/// Get a collection by tenant (or its resource name), database and name in one
+#[utoipa::path(get, path = "/api/v2/collections/{crn}", tag = CHROMA_COLLECTIONS,
+    params(("crn" = String, Path, example = "default_tenant:default_database:articles")),
+    responses(
+        (status = 200, body = CollectionResponse),
+        (status = 400, description = "Not three parts"),
+        (status = 404, description = "No such collection"),
+    ))]
+pub(in crate::api) async fn get_collection_by_crn(
+    State(app): State<App>,
+    Path(crn): Path<String>,
+) -> Result<Json<CollectionResponse>, ChromaError> {
+    let parts: Vec<&str> = crn.split(':').collect();
+    let &[tenant, database, name] = parts.as_slice() else {
+        return Err(ChromaError(bad_crn()));
+    };
+    if tenant.is_empty() || database.is_empty() || name.is_empty() {
+        return Err(ChromaError(bad_crn()));
+    }
+    let tenant = app
+        .engine()
+        .tenant_by_resource_name(tenant)
+        .unwrap_or_else(|| tenant.to_owned());
+    let name = CollectionName::new(tenant, database, name);
+    Ok(Json(app.engine().collection_by_name(&name)?.into()))
+}
+
+fn bad_crn() -> Error {
+    Error::invalid(
+        "Validation error: crn: CRN must be in the format \
+         <tenant_resource_name>:<database_name>:<collection_name> with non-empty parts",
+    )
+}
+
+/// Change a collection
+#[utoipa::path(put, path = "/api/v2/tenants/{tenant}/databases/{database}/collections/{collection_id}", tag = CHROMA_COLLECTIONS,
+    params(("tenant" = String, Path, example = "default_tenant"), ("database" = String, Path, example = "default_database"),
+        ("collection_id" = Uuid, Path)),
+    request_body(content = UpdateCollectionRequest, example = json!({"new_metadata": {"owner": "search team"}})),
+    responses(
+        (status = 200, body = Object),
+        (status = 400, description = "A bad value"),
+        (status = 404, description = "No such collection"),
+        (status = 409, description = "The new name is taken"),
+    ))]
+pub(in crate::api) async fn update_collection(
+    State(app): State<App>,
+    Path((_tenant, _database, id)): Path<(String, String, String)>,
+    body: ChromaBody,
+) -> Result<Json<Value>, ChromaError> {
+    app.blocking(move |app| {
+        let id = collection_id(&id)?;
+        let request: UpdateCollectionRequest = body.parse()?;
+        if let Some(name) = &request.new_name {
+            check_name(name).map_err(field("new_name"))?;
+        }
+        let metadata = request
+            .new_metadata
+            .map(|given| metadata("new_metadata", given, true))
+            .transpose()?;
+        let update = CollectionUpdate {
+            name: request.new_name,
+            metadata,
+            configuration: request.new_configuration,
+        };
+        app.engine().update_collection(id, update)
+    })
+    .await?;
+    Ok(Json(json!({})))
+}
+
+/// Delete a collection by its name
+#[utoipa::path(delete, path = "/api/v2/tenants/{tenant}/databases/{database}/collections/{collection_id}", tag = CHROMA_COLLECTIONS,
+    params(("tenant" = String, Path, example = "default_tenant"), ("database" = String, Path, example = "default_database"),
+        ("collection_id" = String, Path, description = "Its NAME")),
+    responses((status = 200, body = Object), (status = 404, description = "No such collection")))]
+pub(in crate::api) async fn delete_collection(
+    State(app): State<App>,
+    Path((tenant, database, name)): Path<(String, String, String)>,
+) -> Result<Json<Value>, ChromaError> {
+    let name = CollectionName::new(tenant, database, name);
+    app.blocking(move |app| app.engine().delete_collection(&name))
+        .await?;
+    Ok(Json(json!({})))
+}

@@ -1,0 +1,101 @@
+//! Heartbeat, identity, reset, and what is not offered.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use super::super::error::ChromaError;
+use super::super::openapi::CHROMA_SYSTEM;
+use crate::app::App;
+use crate::error::{Error, Kind};
+use crate::model::names::{DEFAULT_DATABASE, DEFAULT_TENANT};
+
+/// The protocol's version, constant as in Chroma's server.
+const PROTOCOL_VERSION: &str = "1.0.0";
+/// Records per request that clients keep to; more are taken. Chroma's own number.
+const MAX_BATCH_SIZE: u32 = 5_461;
+
+/// Heartbeat
+#[utoipa::path(get, path = "/api/v2/heartbeat", tag = CHROMA_SYSTEM,
+    responses((status = 200, description = "The server's clock in nanoseconds", body = Object)))]
+pub(in crate::api) async fn heartbeat() -> Json<Value> {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let nanoseconds = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+    Json(json!({"nanosecond heartbeat": nanoseconds}))
+}
+
+/// Healthcheck
+#[utoipa::path(get, path = "/api/v2/healthcheck", tag = CHROMA_SYSTEM,
+    responses((status = 200, body = Object), (status = 503, description = "Not ready", body = Object)))]
+pub(in crate::api) async fn healthcheck(State(app): State<App>) -> Response {
+    let ready = !app.is_draining() && app.engine().fault().is_none();
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (
+        status,
+        Json(json!({"is_executor_ready": ready, "is_log_client_ready": ready})),
+    )
+        .into_response()
+}
+
+/// Protocol version
+#[utoipa::path(get, path = "/api/v2/version", tag = CHROMA_SYSTEM,
+    responses((status = 200, body = String, example = json!("1.0.0"))))]
+pub(in crate::api) async fn version() -> Json<&'static str> {
+    Json(PROTOCOL_VERSION)
+}
+
+/// What clients should keep to
+#[utoipa::path(get, path = "/api/v2/pre-flight-checks", tag = CHROMA_SYSTEM,
+    responses((status = 200, body = Object)))]
+pub(in crate::api) async fn pre_flight_checks() -> Json<Value> {
+    Json(json!({"max_batch_size": MAX_BATCH_SIZE, "supports_base64_encoding": true}))
+}
+
+/// Drop everything
+///
+/// Only where `server.allow_reset` is set.
+#[utoipa::path(post, path = "/api/v2/reset", tag = CHROMA_SYSTEM,
+    responses((status = 200, body = bool), (status = 403, description = "Not allowed by the configuration")))]
+pub(in crate::api) async fn reset(State(app): State<App>) -> Result<Json<bool>, ChromaError> {
+    if !app.config().server.allow_reset {
+        return Err(ChromaError(Error::new(
+            Kind::Forbidden,
+            "Reset is disabled by config",
+        )));
+    }
+    app.blocking(|app| app.engine().reset()).await?;
+    Ok(Json(true))
+}
+
+/// Who the caller is
+#[utoipa::path(get, path = "/api/v2/auth/identity", tag = CHROMA_SYSTEM,
+    responses((status = 200, body = Object)))]
+pub(in crate::api) async fn identity() -> Json<Value> {
+    Json(json!({"user_id": "", "tenant": DEFAULT_TENANT, "databases": [DEFAULT_DATABASE]}))
+}
+
+/// 501 with a text.
+pub(in crate::api) async fn not_offered(text: &'static str) -> ChromaError {
+    ChromaError(Error::new(Kind::Unimplemented, text))
+}
+
+/// No function is ever attached.
+pub(in crate::api) async fn no_function() -> ChromaError {
+    ChromaError(Error::not_found("Attached function not found"))
+}
+
+/// The old API.
+pub(in crate::api) async fn v1_is_gone() -> Response {
+    let body = json!({"error": "Unimplemented", "message": "The v1 API is deprecated. Please use /v2 apis"});
+    (StatusCode::GONE, Json(body)).into_response()
+}

@@ -1,0 +1,127 @@
+//! `/backups/{id}/export`: a download that is produced while it is sent.
+
+use std::io::{self, BufWriter, Write};
+
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures::stream;
+use serde::Deserialize;
+use serde_json::json;
+use tokio::sync::mpsc;
+use utoipa::{IntoParams, ToSchema};
+
+use super::backups::{BackupResponse, default_database, default_tenant};
+use super::error::Problem;
+use super::extract::OperationQuery;
+use super::openapi::BACKUPS;
+use crate::app::App;
+use crate::model::names::CollectionName;
+use crate::operations::export;
+
+/// Bytes per chunk, and chunks under way: what a slow reader can make the service hold.
+const CHUNK_BYTES: usize = 256 * 1024;
+const CHUNKS: usize = 4;
+
+/// The form of the document.
+#[derive(Clone, Copy, Debug, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum ExportFormat {
+    /// One JSON object.
+    #[default]
+    Json,
+}
+
+/// What to export.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ExportQuery {
+    /// `json`
+    #[serde(default)]
+    #[param(value_type = Option<String>, example = "json")]
+    format: ExportFormat,
+    /// Only the collection of this name.
+    collection: Option<String>,
+    /// Its tenant.
+    #[serde(default = "default_tenant")]
+    #[param(required = false)]
+    tenant: String,
+    /// Its database.
+    #[serde(default = "default_database")]
+    #[param(required = false)]
+    database: String,
+}
+
+/// Export a backup as JSON
+///
+/// One valid JSON object with every record; floats in the shortest form that reads back as the same bits.
+/// Damage that is found on the way breaks the download off, so that no reader takes it for whole.
+#[utoipa::path(get, path = "/backups/{id}/export", tag = BACKUPS,
+    params(("id" = String, Path, example = "backup_2026-11-23_10-30-00"), ExportQuery),
+    responses(
+        (status = 200, description = "The document", content_type = "application/json", body = Object),
+        (status = 404, description = "No such backup, or no such collection in it"),
+        (status = 422, description = "A bad parameter, or a damaged backup"),
+    ))]
+pub(super) async fn export_backup(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    OperationQuery(query): OperationQuery<ExportQuery>,
+) -> Result<Response, Problem> {
+    let ExportFormat::Json = query.format;
+    let collection = query
+        .collection
+        .map(|name| CollectionName::new(query.tenant, query.database, name));
+    let (repository, manifest) = app
+        .blocking(move |app| {
+            let repository = app.repository()?;
+            let manifest = repository.backup(&id)?;
+            export::select(&manifest, collection.as_ref())?;
+            Ok((repository, (manifest, collection)))
+        })
+        .await?;
+    let (manifest, collection) = manifest;
+    let disposition = format!("attachment; filename=\"{}.json\"", manifest.id);
+    let (sender, receiver) = mpsc::channel(CHUNKS);
+    tokio::task::spawn_blocking(move || {
+        let mut out = BufWriter::with_capacity(CHUNK_BYTES, ChunkWriter(sender.clone()));
+        let backup = json!(BackupResponse::from(&manifest));
+        let outcome = export::select(&manifest, collection.as_ref())
+            .and_then(|collections| {
+                export::write_json(&repository, &collections, &backup, &mut out)
+            })
+            .map_err(io::Error::other)
+            .and_then(|()| out.flush());
+        if let Err(error) = outcome {
+            tracing::warn!(backup = manifest.id, %error, "an export was broken off");
+            let _ = sender.blocking_send(Err(error));
+        }
+    });
+    let body = Body::from_stream(stream::unfold(receiver, |mut receiver| async {
+        receiver.recv().await.map(|chunk| (chunk, receiver))
+    }));
+    let headers = [
+        (header::CONTENT_TYPE, "application/json".to_owned()),
+        (header::CONTENT_DISPOSITION, disposition),
+    ];
+    Ok((headers, body).into_response())
+}
+
+/// Sends what is written to it; blocks while the reader is behind.
+struct ChunkWriter(mpsc::Sender<io::Result<Bytes>>);
+
+impl Write for ChunkWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0
+            .blocking_send(Ok(Bytes::copy_from_slice(bytes)))
+            .map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the reader went away"))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

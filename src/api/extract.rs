@@ -1,0 +1,163 @@
+//! Extraction of bodies and queries with the errors of each family.
+
+use axum::body::{Body, to_bytes};
+use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
+use bytes::Bytes;
+use futures::StreamExt as _;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::error::{ChromaError, Problem};
+use crate::app::App;
+use crate::error::{Error, Kind, Result};
+
+/// Text of a body that is too long, as Chroma's server has it.
+const TOO_LARGE: &str = "Failed to buffer the request body: length limit exceeded";
+
+/// A JSON body of the operations family; an empty one stands for `{}`.
+pub(super) struct OperationBody<T>(pub(super) T);
+
+impl<T: DeserializeOwned> FromRequest<App> for OperationBody<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Self::Rejection> {
+        if request.headers().contains_key("idempotency-key") {
+            return Err(Problem(Error::unprocessable(
+                "Idempotency-Key is not offered by this version",
+            )));
+        }
+        let bytes = read_json(request, app).await?;
+        let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
+        Ok(Self(parse_json(text)?))
+    }
+}
+
+/// A JSON body on `/api/v2`, not yet parsed: parsing a large one is work for a blocking thread.
+pub(super) struct ChromaBody(Bytes);
+
+impl ChromaBody {
+    /// Parses the body.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when it is not JSON, `Unprocessable` when it has the wrong shape.
+    pub(super) fn parse<'a, T: Deserialize<'a>>(&'a self) -> Result<T> {
+        parse_json(&self.0)
+    }
+}
+
+impl FromRequest<App> for ChromaBody {
+    type Rejection = ChromaError;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Self::Rejection> {
+        Ok(Self(read_json(request, app).await?))
+    }
+}
+
+async fn read_json(request: Request, app: &App) -> Result<Bytes> {
+    if !is_json(request.headers()) {
+        return Err(Error::new(
+            Kind::UnsupportedMediaType,
+            "Expected request with `Content-Type: application/json`",
+        ));
+    }
+    let limit = app.config().server.max_body_bytes;
+    let announced = request
+        .headers()
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.parse::<usize>().ok());
+    let body = request.into_body();
+    if let Some(announced) = announced
+        && announced > limit
+    {
+        discard(body, announced.min(2 * limit)).await;
+        return Err(Error::new(Kind::TooLarge, TOO_LARGE));
+    }
+    to_bytes(body, limit).await.map_err(|error| {
+        let error = axum::Error::into_inner(error);
+        if error.to_string().contains("length limit") {
+            Error::new(Kind::TooLarge, TOO_LARGE)
+        } else {
+            Error::invalid("the request body did not arrive whole").because(error)
+        }
+    })
+}
+
+/// Takes a body in without keeping it: many clients read the answer only after they have sent all.
+async fn discard(body: Body, most: usize) {
+    let mut stream = body.into_data_stream();
+    let mut seen = 0;
+    while let Some(Ok(chunk)) = stream.next().await {
+        seen += chunk.len();
+        if seen > most {
+            break;
+        }
+    }
+}
+
+/// JSON by its content type; one that is absent counts.
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(header::CONTENT_TYPE) else {
+        return true;
+    };
+    let essence = value
+        .to_str()
+        .unwrap_or_default()
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim();
+    essence.eq_ignore_ascii_case("application/json")
+}
+
+fn parse_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T> {
+    if let Ok(value) = serde_json::from_slice(bytes) {
+        return Ok(value);
+    }
+    // Only the path to what is wrong needs the slower way.
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let parsed = serde_path_to_error::deserialize(&mut deserializer);
+    let (text, category) = match parsed {
+        Err(error) => (error.to_string(), error.into_inner().classify()),
+        Ok(value) => match deserializer.end() {
+            Ok(()) => return Ok(value),
+            Err(error) => (error.to_string(), error.classify()),
+        },
+    };
+    Err(match category {
+        serde_json::error::Category::Data => Error::unprocessable(format!(
+            "Failed to deserialize the JSON body into the target type: {text}"
+        )),
+        _ => Error::invalid(format!("Failed to parse the request body as JSON: {text}")),
+    })
+}
+
+/// A query string of the operations family.
+pub(super) struct OperationQuery<T>(pub(super) T);
+
+impl<T: DeserializeOwned> FromRequestParts<App> for OperationQuery<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Self::Rejection> {
+        match Query::from_request_parts(parts, app).await {
+            Ok(Query(query)) => Ok(Self(query)),
+            Err(rejection) => Err(Problem(Error::unprocessable(rejection.body_text()))),
+        }
+    }
+}
+
+/// A query string on `/api/v2`.
+pub(super) struct ChromaQuery<T>(pub(super) T);
+
+impl<T: DeserializeOwned> FromRequestParts<App> for ChromaQuery<T> {
+    type Rejection = ChromaError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Self::Rejection> {
+        match Query::from_request_parts(parts, app).await {
+            Ok(Query(query)) => Ok(Self(query)),
+            Err(rejection) => Err(ChromaError(Error::invalid(rejection.body_text()))),
+        }
+    }
+}

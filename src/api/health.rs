@@ -1,0 +1,274 @@
+//! `/health` and the deep checks.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
+
+use super::backups::{default_database, default_tenant};
+use super::error::Problem;
+use super::extract::OperationQuery;
+use super::openapi::HEALTH;
+use crate::app::App;
+use crate::health::{self, Check, EmbeddingSelection, Report, Status, deep};
+use crate::model::names::CollectionName;
+
+/// The outcome of all checks.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Health)]
+pub(super) struct HealthResponse {
+    /// `pass`, `warn` or `fail`: the worst of the checks.
+    #[schema(example = "pass")]
+    status: &'static str,
+    version: &'static str,
+    uptime_ms: u64,
+    /// Observations by name, such as `storage:disk_free`.
+    checks: BTreeMap<String, Vec<CheckResponse>>,
+}
+
+/// One observation.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Check)]
+pub(super) struct CheckResponse {
+    status: &'static str,
+    #[schema(value_type = Object)]
+    observed_value: Value,
+    observed_unit: &'static str,
+    time: DateTime<Utc>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output: Option<String>,
+}
+
+fn word(status: Status) -> &'static str {
+    match status {
+        Status::Pass => "pass",
+        Status::Warn => "warn",
+        Status::Fail => "fail",
+    }
+}
+
+impl From<Check> for CheckResponse {
+    fn from(check: Check) -> Self {
+        Self {
+            status: word(check.status),
+            observed_value: check.observed_value,
+            observed_unit: check.observed_unit,
+            time: check.time,
+            output: check.output,
+        }
+    }
+}
+
+fn answer(app: &App, report: Report) -> Response {
+    let status = report.status();
+    let body = HealthResponse {
+        status: word(status),
+        version: env!("CARGO_PKG_VERSION"),
+        uptime_ms: u64::try_from(app.uptime().as_millis()).unwrap_or(u64::MAX),
+        checks: report
+            .checks
+            .into_iter()
+            .map(|(name, checks)| (name, checks.into_iter().map(CheckResponse::from).collect()))
+            .collect(),
+    };
+    let code = match status {
+        Status::Pass | Status::Warn => StatusCode::OK,
+        Status::Fail => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    health_json((code, Json(body)).into_response())
+}
+
+fn health_json(mut response: Response) -> Response {
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/health+json"),
+    );
+    response
+}
+
+/// Health at a glance
+///
+/// For liveness probes and people: from memory and one look at the disk's free room. 503 only where a
+/// restart could help.
+#[utoipa::path(get, path = "/health", tag = HEALTH,
+    responses(
+        (status = 200, description = "pass or warn", body = HealthResponse, content_type = "application/health+json"),
+        (status = 503, description = "fail: no writes are taken after a storage fault", body = HealthResponse, content_type = "application/health+json"),
+    ))]
+pub(super) async fn get_health(State(app): State<App>) -> Result<Response, Problem> {
+    let report = app
+        .blocking(|app| {
+            let config = &app.config().health;
+            Ok(health::overview(app.engine(), app.repository(), config))
+        })
+        .await?;
+    let mut response = answer(&app, report);
+    // A full disk is not mended by a restart.
+    if app.engine().fault().is_none() {
+        *response.status_mut() = StatusCode::OK;
+    }
+    Ok(response)
+}
+
+/// Liveness
+#[utoipa::path(get, path = "/health/live", tag = HEALTH,
+    responses((status = 200, description = "The process answers", content_type = "application/health+json")))]
+pub(super) async fn get_liveness() -> Response {
+    health_json(Json(serde_json::json!({"status": "pass"})).into_response())
+}
+
+/// Readiness
+///
+/// 503 while draining and after a storage fault.
+#[utoipa::path(get, path = "/health/ready", tag = HEALTH,
+    responses(
+        (status = 200, description = "Takes requests", content_type = "application/health+json"),
+        (status = 503, description = "Drains, or takes no writes after a storage fault", content_type = "application/health+json"),
+    ))]
+pub(super) async fn get_readiness(State(app): State<App>) -> Response {
+    let ready = !app.is_draining() && app.engine().fault().is_none();
+    let (code, status) = if ready {
+        (StatusCode::OK, "pass")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "fail")
+    };
+    health_json((code, Json(serde_json::json!({"status": status}))).into_response())
+}
+
+async fn deep_check(
+    app: &App,
+    name: String,
+    check: impl FnOnce(&App) -> crate::error::Result<Report> + Send + 'static,
+) -> Result<Response, Problem> {
+    let timeout = Duration::from_millis(app.config().health.deep_timeout_ms);
+    let report = deep::run(app, name, timeout, check).await?;
+    Ok(answer(app, report))
+}
+
+/// Check the disk
+///
+/// A file really written, synced, read back and removed; free room against two floors; the repository.
+#[utoipa::path(get, path = "/health/storage", tag = HEALTH,
+    responses(
+        (status = 200, description = "pass or warn", body = HealthResponse, content_type = "application/health+json"),
+        (status = 503, description = "fail", body = HealthResponse, content_type = "application/health+json"),
+    ))]
+pub(super) async fn check_storage(State(app): State<App>) -> Result<Response, Problem> {
+    deep_check(&app, "storage".to_owned(), |app| {
+        let config = &app.config().health;
+        Ok(health::check_storage(
+            app.engine(),
+            app.repository(),
+            config,
+        ))
+    })
+    .await
+}
+
+/// Check all collections
+///
+/// Every record read and hashed, ids, records and memory compared in both directions, digests recomputed.
+#[utoipa::path(get, path = "/health/collections", tag = HEALTH,
+    responses(
+        (status = 200, description = "pass or warn", body = HealthResponse, content_type = "application/health+json"),
+        (status = 503, description = "fail; damage is named by id", body = HealthResponse, content_type = "application/health+json"),
+    ))]
+pub(super) async fn check_collections(State(app): State<App>) -> Result<Response, Problem> {
+    deep_check(&app, "collections".to_owned(), |app| {
+        health::check_collections(app.engine(), None, &app.config().health)
+    })
+    .await
+}
+
+/// Where a named collection is.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct NamespaceQuery {
+    #[serde(default = "default_tenant")]
+    #[param(required = false)]
+    tenant: String,
+    #[serde(default = "default_database")]
+    #[param(required = false)]
+    database: String,
+}
+
+/// Check one collection
+#[utoipa::path(get, path = "/health/collections/{name}", tag = HEALTH,
+    params(("name" = String, Path, example = "articles"), NamespaceQuery),
+    responses(
+        (status = 200, description = "pass or warn", body = HealthResponse, content_type = "application/health+json"),
+        (status = 404, description = "No such collection"),
+        (status = 503, description = "fail; damage is named by id", body = HealthResponse, content_type = "application/health+json"),
+    ))]
+pub(super) async fn check_collection(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    OperationQuery(namespace): OperationQuery<NamespaceQuery>,
+) -> Result<Response, Problem> {
+    let name = CollectionName::new(namespace.tenant, namespace.database, name);
+    let id = app.engine().collection_by_name(&name)?.descriptor.id;
+    deep_check(&app, format!("collections/{id}"), move |app| {
+        health::check_collections(app.engine(), Some(&[id]), &app.config().health)
+    })
+    .await
+}
+
+/// What to sample.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct EmbeddingsQuery {
+    /// Only the collection of this name.
+    collection: Option<String>,
+    /// Records per collection; `health.embedding_sample` without.
+    #[param(minimum = 1)]
+    sample: Option<usize>,
+    #[serde(default = "default_tenant")]
+    #[param(required = false)]
+    tenant: String,
+    #[serde(default = "default_database")]
+    #[param(required = false)]
+    database: String,
+}
+
+/// Check embeddings
+///
+/// Dimension, finite, zero norm, duplicates, spread of norms; a sample found again by the search.
+#[utoipa::path(get, path = "/health/embeddings", tag = HEALTH, params(EmbeddingsQuery),
+    responses(
+        (status = 200, description = "pass or warn", body = HealthResponse, content_type = "application/health+json"),
+        (status = 404, description = "No such collection"),
+        (status = 422, description = "A bad parameter"),
+        (status = 503, description = "fail", body = HealthResponse, content_type = "application/health+json"),
+    ))]
+pub(super) async fn check_embeddings(
+    State(app): State<App>,
+    OperationQuery(query): OperationQuery<EmbeddingsQuery>,
+) -> Result<Response, Problem> {
+    let sample = query.sample.unwrap_or(app.config().health.embedding_sample);
+    if sample == 0 {
+        return Err(Problem(crate::error::Error::unprocessable(
+            "sample: a check that looks at nothing proves nothing",
+        )));
+    }
+    let collection = query
+        .collection
+        .map(|name| CollectionName::new(query.tenant, query.database, name))
+        .map(|name| app.engine().collection_by_name(&name))
+        .transpose()?
+        .map(|info| info.descriptor.id);
+    let name = collection.map_or_else(|| "embeddings".to_owned(), |id| format!("embeddings/{id}"));
+    let selection = EmbeddingSelection { collection, sample };
+    deep_check(&app, name, move |app| {
+        health::check_embeddings(app.engine(), &selection)
+    })
+    .await
+}

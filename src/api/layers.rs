@@ -1,0 +1,175 @@
+//! What surrounds every request: its id, a log line, the bounds on time and number, and the answers for
+//! paths and methods that do not exist.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use tokio::sync::Semaphore;
+use tracing::Instrument as _;
+use uuid::Uuid;
+
+use super::error::{ChromaError, Problem};
+use crate::app::App;
+use crate::error::{Error, Kind};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRACE_ID: HeaderName = HeaderName::from_static("chroma-trace-id");
+/// A request id that a client sends is taken over up to this length.
+const MAX_REQUEST_ID_BYTES: usize = 128;
+
+tokio::task_local! {
+    static CURRENT_REQUEST_ID: String;
+}
+
+/// The id of the request that is being answered; empty outside of one.
+pub(super) fn current_request_id() -> String {
+    CURRENT_REQUEST_ID
+        .try_with(Clone::clone)
+        .unwrap_or_default()
+}
+
+/// Gives the request its id, logs it, and puts the id on the answer.
+pub(super) async fn identify(request: Request, next: Next) -> Response {
+    let given = request
+        .headers()
+        .get(REQUEST_ID)
+        .and_then(|value| value.to_str().ok())
+        .filter(|id| !id.is_empty() && id.len() <= MAX_REQUEST_ID_BYTES)
+        .map(str::to_owned);
+    let unique = Uuid::now_v7().simple().to_string();
+    let id = given.unwrap_or_else(|| unique.clone());
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let span = tracing::info_span!("request", id = %id, %method, path);
+    let started = Instant::now();
+    let mut response = CURRENT_REQUEST_ID
+        .scope(id.clone(), async {
+            let response = next.run(request).await;
+            explain_unknown(&method, &path, response)
+        })
+        .instrument(span.clone())
+        .await;
+    let status = response.status();
+    let headers = response.headers_mut();
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        headers.insert(REQUEST_ID, value);
+    }
+    if status.is_client_error() || status.is_server_error() {
+        if let Ok(value) = HeaderValue::from_str(&unique) {
+            headers.insert(TRACE_ID, value);
+        }
+    }
+    let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    span.in_scope(|| {
+        let status = status.as_u16();
+        if status >= 500 {
+            tracing::warn!(status, duration_ms, "request answered");
+        } else {
+            tracing::debug!(status, duration_ms, "request answered");
+        }
+    });
+    response
+}
+
+/// Outside `/api`, unknown paths and wrong methods get a problem for a body; below it they stay empty, as
+/// Chroma's server leaves them.
+fn explain_unknown(method: &Method, path: &str, response: Response) -> Response {
+    let status = response.status();
+    let unknown = matches!(
+        status,
+        StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED
+    ) && !response.headers().contains_key(header::CONTENT_TYPE);
+    if !unknown || path.starts_with("/api/") || path == "/" {
+        return response;
+    }
+    if is_planned(method, path) {
+        let error = Error::unprocessable(format!("{method} {path} is not offered by this version"));
+        return Problem(error).into_response();
+    }
+    let mut problem =
+        Problem(Error::not_found(format!("there is no {method} {path}"))).into_response();
+    *problem.status_mut() = status;
+    if let Some(allow) = response.headers().get(header::ALLOW) {
+        problem.headers_mut().insert(header::ALLOW, allow.clone());
+    }
+    problem
+}
+
+/// Parts of the contract that this version does not have.
+fn is_planned(method: &Method, path: &str) -> bool {
+    let segments: Vec<&str> = path.split('/').skip(1).collect();
+    match (method.as_str(), segments.as_slice()) {
+        (
+            "POST",
+            ["drills" | "compactions"] | ["backups", "import" | "prune"] | ["backups", _, "verify"],
+        )
+        | ("PATCH" | "DELETE", ["backups", _])
+        | ("GET", ["metrics"] | ["jobs", _, "events"]) => true,
+        _ => false,
+    }
+}
+
+/// Bounds on requests.
+#[derive(Clone)]
+pub(super) struct Bounds {
+    running: Arc<Semaphore>,
+    timeout: Duration,
+    wait_timeout: Duration,
+}
+
+impl Bounds {
+    pub(super) fn new(app: &App) -> Self {
+        let server = &app.config().server;
+        Self {
+            running: Arc::new(Semaphore::new(server.max_concurrent_requests)),
+            timeout: Duration::from_millis(server.request_timeout_ms),
+            wait_timeout: Duration::from_millis(app.config().jobs.wait_timeout_ms),
+        }
+    }
+}
+
+/// Refuses what is too much and ends what takes too long. Probes are exempt from the first.
+pub(super) async fn bound(State(bounds): State<Bounds>, request: Request, next: Next) -> Response {
+    let path = request.uri().path().to_owned();
+    let refuse = |error: Error| {
+        if path.starts_with("/api/") {
+            ChromaError(error).into_response()
+        } else {
+            Problem(error).into_response()
+        }
+    };
+    let probe = path == "/health" || path == "/health/live" || path == "/health/ready";
+    let permit = bounds.running.try_acquire();
+    if permit.is_err() && !probe {
+        return refuse(Error::new(
+            Kind::Unavailable,
+            "too many requests are running",
+        ));
+    }
+    let waits = request
+        .uri()
+        .query()
+        .is_some_and(|query| query.contains("wait=true"));
+    let timeout = if waits {
+        bounds.timeout + bounds.wait_timeout
+    } else {
+        bounds.timeout
+    };
+    match tokio::time::timeout(timeout, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => refuse(Error::new(
+            Kind::Timeout,
+            format!("the request took longer than {} ms", timeout.as_millis()),
+        )),
+    }
+}
+
+/// The answer in place of a panic.
+pub(super) fn panicked(_: Box<dyn std::any::Any + Send + 'static>) -> Response<Body> {
+    Problem(Error::internal("the request's handler panicked")).into_response()
+}

@@ -1,0 +1,92 @@
+//! THE route list: it makes both the router and the OpenAPI description.
+
+use axum::Router;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Redirect, Response};
+use axum::routing::get;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{Any, CorsLayer};
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use utoipa_swagger_ui::SwaggerUi;
+
+use super::layers::{self, Bounds};
+use super::{backups, chroma, environments, export, health, jobs, migrations, openapi, restores};
+use crate::app::App;
+
+/// All routes of the operations family.
+fn operations() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(backups::create_backup, backups::list_backups))
+        .routes(routes!(backups::get_backup))
+        .routes(routes!(export::export_backup))
+        .routes(routes!(restores::restore))
+        .routes(routes!(migrations::migrate))
+        .routes(routes!(environments::list_environments))
+        .routes(routes!(jobs::list_jobs))
+        .routes(routes!(jobs::get_job))
+        .routes(routes!(jobs::cancel_job))
+        .routes(routes!(health::get_health))
+        .routes(routes!(health::get_liveness))
+        .routes(routes!(health::get_readiness))
+        .routes(routes!(health::check_storage))
+        .routes(routes!(health::check_collections))
+        .routes(routes!(health::check_collection))
+        .routes(routes!(health::check_embeddings))
+}
+
+/// Routes and their description.
+pub(super) fn described() -> (Router<App>, OpenApi) {
+    OpenApiRouter::with_openapi(openapi::base())
+        .merge(operations())
+        .merge(chroma::routes())
+        .split_for_parts()
+}
+
+/// The whole service as a router.
+pub fn router(app: &App) -> Router {
+    let (routes, spec) = described();
+    let routes = routes
+        .route("/", get(root))
+        .merge(chroma::undocumented())
+        .merge(SwaggerUi::new("/docs").url("/openapi.json", spec));
+    let routes = match cors(&app.config().server.cors_allow_origins) {
+        Some(cors) => routes.layer(cors),
+        None => routes,
+    };
+    routes
+        .layer(axum::middleware::from_fn_with_state(
+            Bounds::new(app),
+            layers::bound,
+        ))
+        .layer(CatchPanicLayer::custom(layers::panicked))
+        .layer(axum::middleware::from_fn(layers::identify))
+        .with_state(app.clone())
+}
+
+fn cors(origins: &[String]) -> Option<CorsLayer> {
+    if origins.is_empty() {
+        return None;
+    }
+    let layer = CorsLayer::new().allow_methods(Any).allow_headers(Any);
+    Some(if origins.iter().any(|origin| origin == "*") {
+        layer.allow_origin(Any)
+    } else {
+        let origins: Vec<HeaderValue> = origins
+            .iter()
+            .filter_map(|origin| origin.parse().ok())
+            .collect();
+        layer.allow_origin(origins)
+    })
+}
+
+/// People are sent to the documentation. A client that says nothing about what it accepts gets what
+/// Chroma's server answers here: nothing.
+async fn root(headers: HeaderMap) -> Response {
+    if headers.contains_key(header::ACCEPT) {
+        Redirect::temporary("/docs").into_response()
+    } else {
+        StatusCode::NOT_FOUND.into_response()
+    }
+}

@@ -1,0 +1,293 @@
+//! Settings: the built-in baseline (`config.toml` of the repository), then a file, then the environment.
+//! Checked once, at the start.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use figment::Figment;
+use figment::providers::{Env, Format as _, Toml};
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+
+/// The commented baseline.
+pub const BASELINE: &str = include_str!("../config.toml");
+
+/// All settings; each is explained in `config.toml`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(
+    missing_docs,
+    reason = "explained in config.toml, which is the baseline"
+)]
+pub struct Config {
+    pub server: ServerConfig,
+    pub storage: StorageConfig,
+    pub repository: RepositoryConfig,
+    pub jobs: JobsConfig,
+    pub query: QueryConfig,
+    pub health: HealthConfig,
+    pub log: LogConfig,
+}
+
+/// `[server]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(
+    missing_docs,
+    reason = "explained in config.toml, which is the baseline"
+)]
+pub struct ServerConfig {
+    pub listen: SocketAddr,
+    pub allow_reset: bool,
+    pub max_body_bytes: usize,
+    pub max_concurrent_requests: usize,
+    pub request_timeout_ms: u64,
+    pub shutdown_grace_ms: u64,
+    pub cors_allow_origins: Vec<String>,
+}
+
+/// `[storage]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(
+    missing_docs,
+    reason = "explained in config.toml, which is the baseline"
+)]
+pub struct StorageConfig {
+    pub data_dir: PathBuf,
+    pub durability: DurabilityMode,
+    pub sync_interval_ms: u64,
+    pub cache_bytes: u64,
+    pub accept_data_loss: bool,
+    pub max_tombstones: u64,
+}
+
+/// `storage.durability`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(
+    missing_docs,
+    reason = "explained in config.toml, which is the baseline"
+)]
+pub enum DurabilityMode {
+    Always,
+    Interval,
+}
+
+/// `[repository]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(
+    missing_docs,
+    reason = "explained in config.toml, which is the baseline"
+)]
+pub struct RepositoryConfig {
+    pub url: String,
+    pub compression_level: i32,
+    pub pack_bytes: u64,
+    pub max_last_round: usize,
+    pub max_rounds: usize,
+}
+
+/// `[jobs]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(
+    missing_docs,
+    reason = "explained in config.toml, which is the baseline"
+)]
+pub struct JobsConfig {
+    pub workers: usize,
+    pub max_queued: usize,
+    pub kept: usize,
+    pub wait_timeout_ms: u64,
+}
+
+/// `[query]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(
+    missing_docs,
+    reason = "explained in config.toml, which is the baseline"
+)]
+pub struct QueryConfig {
+    pub max_filter_depth: usize,
+    pub max_filter_nodes: usize,
+    pub max_regex_bytes: usize,
+    pub max_results: usize,
+    pub max_query_vectors: usize,
+}
+
+/// `[health]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(
+    missing_docs,
+    reason = "explained in config.toml, which is the baseline"
+)]
+pub struct HealthConfig {
+    pub disk_warn_bytes: u64,
+    pub disk_fail_bytes: u64,
+    pub embedding_sample: usize,
+    pub max_findings: usize,
+    pub deep_timeout_ms: u64,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(
+    missing_docs,
+    reason = "explained in config.toml, which is the baseline"
+)]
+pub struct LogConfig {
+    pub format: LogFormat,
+    pub level: String,
+}
+
+/// `log.format`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(
+    missing_docs,
+    reason = "explained in config.toml, which is the baseline"
+)]
+pub enum LogFormat {
+    Pretty,
+    Json,
+}
+
+impl Config {
+    /// Loads baseline, file and environment.
+    ///
+    /// # Errors
+    /// `InvalidArgument`, one line that names the key, when a key is unknown or a value impossible, or the
+    /// file cannot be read.
+    pub fn load(file: Option<&Path>) -> Result<Self> {
+        let mut figment = Figment::from(Toml::string(BASELINE));
+        if let Some(file) = file {
+            let text = std::fs::read_to_string(file).map_err(|error| {
+                Error::invalid(format!("configuration file {}: {error}", file.display()))
+            })?;
+            figment = figment.merge(Toml::string(&text));
+        }
+        let config: Self = figment
+            .merge(Env::prefixed("VECTORKEEP__").split("__"))
+            .extract()
+            .map_err(|error| Error::invalid(one_line(&error)))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The built-in baseline alone.
+    ///
+    /// # Errors
+    /// None in a build whose tests pass.
+    pub fn baseline() -> Result<Self> {
+        Figment::from(Toml::string(BASELINE))
+            .extract()
+            .map_err(|error| Error::invalid(one_line(&error)))
+    }
+
+    fn check(&self) -> Result<()> {
+        let positive = [
+            ("server.max_body_bytes", self.server.max_body_bytes),
+            (
+                "server.max_concurrent_requests",
+                self.server.max_concurrent_requests,
+            ),
+            ("jobs.workers", self.jobs.workers),
+            ("jobs.max_queued", self.jobs.max_queued),
+            ("jobs.kept", self.jobs.kept),
+            ("query.max_filter_depth", self.query.max_filter_depth),
+            ("query.max_filter_nodes", self.query.max_filter_nodes),
+            ("query.max_regex_bytes", self.query.max_regex_bytes),
+            ("query.max_results", self.query.max_results),
+            ("query.max_query_vectors", self.query.max_query_vectors),
+            ("health.embedding_sample", self.health.embedding_sample),
+        ];
+        if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return Err(Error::invalid(format!("{key} must be at least 1")));
+        }
+        if !(1..=22).contains(&self.repository.compression_level) {
+            return Err(Error::invalid(
+                "repository.compression_level must be 1 to 22",
+            ));
+        }
+        if !(65_536..=268_435_456).contains(&self.repository.pack_bytes) {
+            return Err(Error::invalid(
+                "repository.pack_bytes must be 65536 to 268435456",
+            ));
+        }
+        if self.storage.cache_bytes < 1_048_576 {
+            return Err(Error::invalid(
+                "storage.cache_bytes must be at least 1048576",
+            ));
+        }
+        if self.query.max_filter_depth > 256 {
+            return Err(Error::invalid("query.max_filter_depth must be at most 256"));
+        }
+        if self.health.disk_fail_bytes > self.health.disk_warn_bytes {
+            return Err(Error::invalid(
+                "health.disk_fail_bytes must not be above health.disk_warn_bytes",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// figment's error in one line that begins with the key.
+fn one_line(error: &figment::Error) -> String {
+    let key = error.path.join(".");
+    let text = error.kind.to_string().replace('\n', " ");
+    if key.is_empty() {
+        format!("configuration: {text}")
+    } else {
+        format!("configuration {key}: {text}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(toml: &str) -> Result<Config> {
+        let config: Config = Figment::from(Toml::string(BASELINE))
+            .merge(Toml::string(toml))
+            .extract()
+            .map_err(|error| Error::invalid(one_line(&error)))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    #[test]
+    fn baseline_is_complete_and_allowed() {
+        let config = with("").unwrap();
+        assert_eq!(config.server.listen.to_string(), "127.0.0.1:8000");
+        assert!(!config.server.allow_reset);
+    }
+
+    #[test]
+    fn wrong_keys_and_values_are_named_in_one_line() {
+        for (toml, named) in [
+            ("[server]\nlisten_adress = 1", "listen_adress"),
+            ("[sever]\nlisten = 1", "sever"),
+            ("[server]\nlisten = \"nowhere\"", "server.listen"),
+            (
+                "[storage]\ndurability = \"sometimes\"",
+                "storage.durability",
+            ),
+            ("[jobs]\nworkers = 0", "jobs.workers"),
+            ("[jobs]\nworkers = -1", "jobs.workers"),
+            (
+                "[repository]\ncompression_level = 40",
+                "repository.compression_level",
+            ),
+        ] {
+            let error = with(toml).unwrap_err();
+            assert!(error.message().contains(named), "{error}");
+            assert!(!error.message().contains('\n'), "{error}");
+        }
+    }
+}

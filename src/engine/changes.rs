@@ -1,0 +1,320 @@
+//! What changed since a sequence, and the consistent cut that is built on it.
+//!
+//! A cut copies collections while writes go on. Each collection is copied whole first (the base layer);
+//! then what changed meanwhile is copied again, round by round (change layers), from a watermark. The
+//! last round happens under the write lock and is small: the moment it is taken is the moment of the
+//! cut, the same for all collections.
+//!
+//! A layer applies its tombstones first, by ordinal, then its records, by ordinal. An id that is deleted
+//! and inserted again gets a new ordinal, so it can stand twice in a base layer that was read meanwhile;
+//! the tombstone of the old ordinal, above the watermark by then, takes the old one away.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use uuid::Uuid;
+
+use super::collection::{Collection, CollectionInfo};
+use super::format::{self, StoredRecord};
+use super::store::{Tree, prefix_end};
+use super::{Engine, Inner};
+use crate::error::{Error, Kind, Result};
+use crate::model::collection::Lifecycle;
+use crate::progress::Progress;
+
+/// Which collections a cut is of.
+#[derive(Clone, Debug)]
+pub enum CutScope {
+    /// Every live collection at the moment of the cut.
+    All,
+    /// These, all of which have to exist at the moment of the cut.
+    Collections(Vec<Uuid>),
+}
+
+/// A deletion.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tombstone {
+    /// The write that deleted it.
+    pub sequence: u64,
+    /// The record's ordinal; never used again.
+    pub ordinal: u64,
+    /// The record's id.
+    pub id: String,
+}
+
+/// One layer of one collection, to be copied without any lock.
+pub struct Layer {
+    collection: Arc<Collection>,
+    engine: Engine,
+    /// Deletions since the layer before; none in a base.
+    pub tombstones: Vec<Tombstone>,
+    /// `None`: all records.
+    changed: Option<Vec<u64>>,
+}
+
+/// One collection at the moment of the cut, with its last round.
+pub struct FinalPart {
+    /// Definition and head at that moment.
+    pub info: CollectionInfo,
+    /// Deletions of the last round.
+    pub tombstones: Vec<Tombstone>,
+    /// Records of the last round: ordinal, sequence, canonical bytes; by ordinal.
+    pub records: Vec<(u64, u64, Vec<u8>)>,
+}
+
+/// The cut's end.
+pub struct Final {
+    /// The moment, as a sequence.
+    pub sequence: u64,
+    /// Every collection of the cut, by id. One that was dropped meanwhile is not here.
+    pub parts: BTreeMap<Uuid, FinalPart>,
+}
+
+/// Outcome of an attempt to finish.
+pub enum Finish {
+    /// The cut is complete.
+    Done(Final),
+    /// Too much changed: these collections need another round first.
+    More(Vec<Uuid>),
+}
+
+/// A cut in progress. While it lives, tombstones that it may need are kept.
+pub struct Cut {
+    engine: Engine,
+    scope: CutScope,
+    token: u64,
+    /// Per collection, the sequence that its layers so far are complete up to.
+    watermarks: BTreeMap<Uuid, u64>,
+}
+
+impl Drop for Cut {
+    fn drop(&mut self) {
+        let token = self.token;
+        self.engine
+            .inner
+            .pins
+            .lock()
+            .retain(|(pin, _)| *pin != token);
+    }
+}
+
+static NEXT_TOKEN: AtomicU64 = AtomicU64::new(1);
+
+impl Engine {
+    /// Begins a cut: from now on the tombstones it may need are kept.
+    pub fn begin_cut(&self, scope: CutScope) -> Cut {
+        let token = NEXT_TOKEN.fetch_add(1, Ordering::Relaxed);
+        // Under the write lock everything up to the sequence is published.
+        let writer = self.inner.writer.lock();
+        self.inner.pins.lock().push((token, writer.sequence));
+        Cut {
+            engine: self.clone(),
+            scope,
+            token,
+            watermarks: BTreeMap::new(),
+        }
+    }
+}
+
+impl Cut {
+    /// The collections of the scope as of now.
+    pub fn collections(&self) -> Vec<Uuid> {
+        match &self.scope {
+            CutScope::All => live(&self.engine.inner),
+            CutScope::Collections(ids) => ids.clone(),
+        }
+    }
+
+    /// The next layer of a collection: its base the first time, then what changed since.
+    ///
+    /// # Errors
+    /// `NotFound` when the collection is gone, `Unavailable` when it is damaged.
+    pub fn next_layer(&mut self, id: Uuid) -> Result<Layer> {
+        let inner = &self.engine.inner;
+        let collection = inner.collection(id)?;
+        collection.check_readable()?;
+        let watermark = self.watermarks.get(&id).copied();
+        let (upto, changed) = {
+            let writer = inner.writer.lock();
+            let state = collection.state.read();
+            let changed = watermark.map(|since| state.columns.changed_after(since));
+            (writer.sequence, changed)
+        };
+        let tombstones = match watermark {
+            None => Vec::new(),
+            Some(since) => inner.tombstones_after(&collection, since)?,
+        };
+        self.watermarks.insert(id, upto);
+        Ok(Layer {
+            collection,
+            engine: self.engine.clone(),
+            tombstones,
+            changed,
+        })
+    }
+
+    /// Takes the last round under the write lock, unless more than `max_changes` records have to be read
+    /// there.
+    ///
+    /// # Errors
+    /// `NotFound` when a collection of the scope is gone, `Unavailable`, `StorageFault`.
+    pub fn try_finish(&mut self, max_changes: usize) -> Result<Finish> {
+        let inner = &self.engine.inner;
+        let writer = inner.writer.lock();
+        let ids = self.collections();
+        let mut pending = 0;
+        let mut behind = Vec::new();
+        for id in &ids {
+            let collection = inner.collection(*id).map_err(|_| vanished(*id))?;
+            let since = self.watermarks.get(id).copied();
+            let state = collection.state.read();
+            let changes = state.columns.count_changed_after(since.unwrap_or(0));
+            pending += changes;
+            if changes > 0 || since.is_none() {
+                behind.push(*id);
+            }
+        }
+        if pending > max_changes {
+            return Ok(Finish::More(behind));
+        }
+        let mut parts = BTreeMap::new();
+        for id in ids {
+            let collection = inner.collection(id)?;
+            collection.check_readable()?;
+            let since = self.watermarks.get(&id).copied();
+            parts.insert(id, inner.last_round(&collection, since.unwrap_or(0))?);
+        }
+        Ok(Finish::Done(Final {
+            sequence: writer.sequence,
+            parts,
+        }))
+    }
+
+    /// Runs layers over all collections until the cut can be finished. `copy` gets each layer.
+    ///
+    /// # Errors
+    /// Those of `copy`, of reading, and `Canceled`.
+    pub fn run(
+        mut self,
+        max_changes: usize,
+        max_rounds: usize,
+        progress: &Progress,
+        mut copy: impl FnMut(Uuid, Layer) -> Result<()>,
+    ) -> Result<Final> {
+        let mut due = self.collections();
+        for round in 0.. {
+            for id in due {
+                progress.check()?;
+                match self.next_layer(id) {
+                    Ok(layer) => copy(id, layer)?,
+                    // A cut of everything is of what exists at its moment.
+                    Err(error)
+                        if error.kind() == Kind::NotFound
+                            && matches!(self.scope, CutScope::All) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            // Where writers outrun the rounds, the last one takes what is left, whatever it costs.
+            let bound = if round >= max_rounds {
+                usize::MAX
+            } else {
+                max_changes
+            };
+            match self.try_finish(bound)? {
+                Finish::Done(last) => return Ok(last),
+                Finish::More(behind) => due = behind,
+            }
+        }
+        Err(Error::internal("a cut did not end"))
+    }
+}
+
+impl Layer {
+    /// Whether this is the whole collection rather than changes to it.
+    pub fn is_base(&self) -> bool {
+        self.changed.is_none()
+    }
+
+    /// Visits the layer's records by ordinal. A record may be newer than the layer; it then comes again
+    /// in the next one. One that is gone is passed over; its tombstone comes in the next one.
+    ///
+    /// # Errors
+    /// Those of `visit`; `StorageFault` for a damaged record.
+    pub fn for_each(
+        &self,
+        mut visit: impl FnMut(u64, &StoredRecord<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let store = &self.engine.inner.store;
+        let visit = |ordinal: u64, stored: &StoredRecord<'_>| visit(ordinal, stored).map(|()| true);
+        match &self.changed {
+            None => self.collection.scan_from(store, 0, visit),
+            Some(ordinals) => self.collection.visit_each(store, ordinals, visit),
+        }
+    }
+}
+
+impl Inner {
+    fn last_round(&self, collection: &Collection, since: u64) -> Result<FinalPart> {
+        let (info, changed) = {
+            let state = collection.state.read();
+            let changed = state.columns.changed_after(since);
+            drop(state);
+            (collection.info(), changed)
+        };
+        let mut records = Vec::with_capacity(changed.len());
+        collection.visit_each(&self.store, &changed, |ordinal, stored| {
+            records.push((ordinal, stored.sequence, stored.canonical.to_vec()));
+            Ok(true)
+        })?;
+        Ok(FinalPart {
+            info,
+            tombstones: self.tombstones_after(collection, since)?,
+            records,
+        })
+    }
+
+    /// Deletions after a sequence, in sequence order.
+    fn tombstones_after(&self, collection: &Collection, since: u64) -> Result<Vec<Tombstone>> {
+        let floor = collection.info().head.tombstone_floor;
+        if since != 0 && floor > since {
+            return Err(Error::internal(format!(
+                "deletions after {since} are needed, but only those after {floor} are kept"
+            )));
+        }
+        let start = format::tombstone_key(collection.id, since.saturating_add(1), 0);
+        let end = prefix_end(collection.id.as_bytes());
+        self.store
+            .scan(Tree::Tombstones, start, end, true)
+            .map(|entry| {
+                let (key, value) = entry?;
+                let rest = format::after_collection(&key)?;
+                let id = std::str::from_utf8(&value).map_err(|error| {
+                    Error::storage("a tombstone cannot be decoded").because(error)
+                })?;
+                Ok(Tombstone {
+                    sequence: format::be_u64(rest)?,
+                    ordinal: format::be_u64(rest.get(8..).unwrap_or_default())?,
+                    id: id.to_owned(),
+                })
+            })
+            .collect()
+    }
+}
+
+fn live(inner: &Inner) -> Vec<Uuid> {
+    let catalog = inner.catalog.read();
+    let ids: BTreeSet<Uuid> = catalog
+        .collections
+        .values()
+        .filter(|collection| collection.state.read().descriptor.lifecycle == Lifecycle::Live)
+        .map(|collection| collection.id)
+        .collect();
+    ids.into_iter().collect()
+}
+
+fn vanished(id: Uuid) -> Error {
+    Error::not_found(format!(
+        "collection {id} was dropped while it was being copied"
+    ))
+}

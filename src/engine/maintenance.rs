@@ -1,0 +1,109 @@
+//! The background thread: removes the records of dropped collections in small batches, brings the
+//! watermark file up, and syncs where durability is by interval.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::catalog::CatalogBatch;
+use super::store::{Batch, Tree, prefix_end};
+use super::{Durability, Inner};
+use crate::error::{Error, Result};
+
+/// Entries removed under one hold of the write lock.
+const PURGE_BATCH: usize = 500;
+const TICK: Duration = Duration::from_secs(1);
+
+/// Starts the thread; it holds the engine weakly and ends when the engine closes or goes away.
+pub(super) fn start(inner: &Arc<Inner>) -> Result<()> {
+    let weak = Arc::downgrade(inner);
+    let thread = std::thread::Builder::new()
+        .name("engine-maintenance".to_owned())
+        .spawn(move || {
+            while let Some(inner) = weak.upgrade() {
+                if !inner.tick() {
+                    break;
+                }
+            }
+        })
+        .map_err(|error| Error::internal("the maintenance thread cannot start").because(error))?;
+    *inner.maintenance.lock() = Some(thread);
+    Ok(())
+}
+
+impl Inner {
+    /// One round of work, then a wait for the next. False when the engine closes.
+    fn tick(&self) -> bool {
+        let next = self.garbage.lock().pop();
+        if let Some(id) = next
+            && let Err(error) = self.purge(id)
+        {
+            tracing::warn!(collection.id = %id, %error, "removing a dropped collection failed; it is tried again at the next start");
+        }
+        if let Err(error) = self.keep_durable() {
+            tracing::error!(%error, "background sync failed");
+        }
+        let mut garbage = self.garbage.lock();
+        if garbage.is_empty() && !self.closing.load(Ordering::Acquire) {
+            let wait = match self.options.durability {
+                Durability::Always => TICK,
+                Durability::Interval(interval) => interval.min(TICK),
+            };
+            self.bell.wait_for(&mut garbage, wait);
+        }
+        !self.closing.load(Ordering::Acquire)
+    }
+
+    fn keep_durable(&self) -> Result<()> {
+        if self.store.poison_reason().is_some() {
+            return Ok(());
+        }
+        if self.options.durability != Durability::Always {
+            self.store.wait_synced(self.store.committed())?;
+        }
+        self.store.write_watermark()
+    }
+
+    /// Leaves a collection's records to the background thread.
+    pub(super) fn discard(&self, ids: impl IntoIterator<Item = Uuid>) {
+        self.garbage.lock().extend(ids);
+        self.bell.notify_all();
+    }
+
+    /// Removes everything stored under a collection id, its descriptor last, so that an interrupted
+    /// purge is found again at the next start.
+    fn purge(&self, id: Uuid) -> Result<()> {
+        for tree in [Tree::Records, Tree::Ids, Tree::Tombstones] {
+            while !self.closing.load(Ordering::Acquire) {
+                let mut batch = Batch::default();
+                let end = prefix_end(id.as_bytes());
+                for entry in self
+                    .store
+                    .scan(tree, id.as_bytes().to_vec(), end, false)
+                    .take(PURGE_BATCH)
+                {
+                    // What is damaged goes as well: only its key is needed.
+                    match entry {
+                        Ok((key, _)) => batch.remove(tree, key.to_vec()),
+                        Err(damaged) => match damaged.key {
+                            Some(key) => batch.remove(tree, key.to_vec()),
+                            None => return Err(damaged.error),
+                        },
+                    }
+                }
+                if batch.len() == 0 {
+                    break;
+                }
+                self.commit(batch)?;
+            }
+        }
+        if self.closing.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let mut batch = Batch::default();
+        batch.remove_collection(id);
+        self.commit(batch).map(|_| ())
+    }
+}

@@ -1,0 +1,466 @@
+//! Tenants, databases and collections: create, find, change, drop.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::catalog::{Catalog, CatalogBatch, Database, Tenant};
+use super::collection::{Collection, CollectionInfo};
+use super::format::Head;
+use super::store::Batch;
+use super::{Engine, Inner, defaults, missing};
+use crate::error::{Error, Result};
+use crate::model::collection::{CollectionDefinition, CollectionDescriptor, Lifecycle};
+use crate::model::configuration::ConfigurationUpdate;
+use crate::model::metadata::Metadata;
+use crate::model::names::{CollectionName, check_name, check_tenant_name};
+use crate::model::schema;
+
+/// A collection to create.
+#[derive(Clone, Debug)]
+pub struct NewCollection {
+    /// Where.
+    pub name: CollectionName,
+    /// What.
+    pub definition: CollectionDefinition,
+}
+
+/// Changes to a collection; absent members leave things as they are.
+#[derive(Debug, Default)]
+pub struct CollectionUpdate {
+    /// A new name within the same database.
+    pub name: Option<String>,
+    /// Replaces all metadata.
+    pub metadata: Option<Metadata>,
+    /// Merged into configuration and schema.
+    pub configuration: Option<ConfigurationUpdate>,
+}
+
+impl Engine {
+    /// Creates a tenant.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a bad name, `NameConflict` when it exists.
+    pub fn create_tenant(&self, name: &str) -> Result<()> {
+        check_tenant_name(name)?;
+        let inner = &self.inner;
+        let mut writer = inner.writer.lock();
+        if inner.catalog.read().tenants.contains_key(name) {
+            return Err(Error::name_conflict(format!(
+                "Tenant [{name}] already exists"
+            )));
+        }
+        let tenant = Tenant {
+            name: name.to_owned(),
+            resource_name: None,
+        };
+        let mut batch = Batch::default();
+        batch.put_tenant(&tenant);
+        let sequence = inner.commit_locked(&mut writer, batch)?;
+        inner
+            .catalog
+            .write()
+            .tenants
+            .insert(name.to_owned(), tenant);
+        drop(writer);
+        inner.acknowledge(sequence)
+    }
+
+    /// Finds a tenant.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn tenant(&self, name: &str) -> Result<Tenant> {
+        let catalog = self.inner.catalog.read();
+        catalog
+            .tenants
+            .get(name)
+            .cloned()
+            .ok_or_else(|| no_tenant(name))
+    }
+
+    /// Gives a tenant a second name for lookups.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn set_tenant_resource_name(&self, name: &str, resource_name: String) -> Result<()> {
+        let inner = &self.inner;
+        let mut writer = inner.writer.lock();
+        let mut tenant = self.tenant(name)?;
+        tenant.resource_name = Some(resource_name);
+        let mut batch = Batch::default();
+        batch.put_tenant(&tenant);
+        let sequence = inner.commit_locked(&mut writer, batch)?;
+        inner
+            .catalog
+            .write()
+            .tenants
+            .insert(name.to_owned(), tenant);
+        drop(writer);
+        inner.acknowledge(sequence)
+    }
+
+    /// Name of the tenant with this resource name.
+    pub fn tenant_by_resource_name(&self, resource_name: &str) -> Option<String> {
+        let catalog = self.inner.catalog.read();
+        catalog
+            .tenants
+            .values()
+            .find(|tenant| tenant.resource_name.as_deref() == Some(resource_name))
+            .map(|tenant| tenant.name.clone())
+    }
+
+    /// Creates a database.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a bad name, `NotFound` for the tenant, `NameConflict` when it exists.
+    pub fn create_database(&self, tenant: &str, name: &str) -> Result<()> {
+        check_name(name)?;
+        let inner = &self.inner;
+        let mut writer = inner.writer.lock();
+        let key = (tenant.to_owned(), name.to_owned());
+        {
+            let catalog = inner.catalog.read();
+            if !catalog.tenants.contains_key(tenant) {
+                return Err(no_tenant(tenant));
+            }
+            if catalog.databases.contains_key(&key) {
+                return Err(Error::name_conflict(format!(
+                    "Database [{name}] already exists"
+                )));
+            }
+        }
+        let database = Database {
+            id: Uuid::new_v4(),
+            name: name.to_owned(),
+            tenant: tenant.to_owned(),
+        };
+        let mut batch = Batch::default();
+        batch.put_database(&database);
+        let sequence = inner.commit_locked(&mut writer, batch)?;
+        inner.catalog.write().databases.insert(key, database);
+        drop(writer);
+        inner.acknowledge(sequence)
+    }
+
+    /// Finds a database.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn database(&self, tenant: &str, name: &str) -> Result<Database> {
+        let catalog = self.inner.catalog.read();
+        catalog
+            .databases
+            .get(&(tenant.to_owned(), name.to_owned()))
+            .cloned()
+            .ok_or_else(|| {
+                Error::not_found(format!(
+                    "Database [{name}] not found. Are you sure it exists?"
+                ))
+            })
+    }
+
+    /// The databases of a tenant, by name.
+    ///
+    /// # Errors
+    /// `NotFound` for the tenant.
+    pub fn databases(&self, tenant: &str) -> Result<Vec<Database>> {
+        let catalog = self.inner.catalog.read();
+        if !catalog.tenants.contains_key(tenant) {
+            return Err(no_tenant(tenant));
+        }
+        Ok(catalog.databases_of(tenant).cloned().collect())
+    }
+
+    /// Drops a database with its collections.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn delete_database(&self, tenant: &str, name: &str) -> Result<()> {
+        let inner = &self.inner;
+        let mut writer = inner.writer.lock();
+        let key = (tenant.to_owned(), name.to_owned());
+        let mut batch = Batch::default();
+        let dropped: Vec<_> = {
+            let catalog = inner.catalog.read();
+            if !catalog.databases.contains_key(&key) {
+                return Err(Error::not_found(format!("Database [{name}] not found")));
+            }
+            let names = catalog.names_in(tenant, name);
+            names.map(|(name, id)| (name.clone(), id)).collect()
+        };
+        for (name, id) in &dropped {
+            inner.drop_in_batch(&mut batch, name, *id)?;
+        }
+        batch.remove_database(tenant, name);
+        let sequence = inner.commit_locked(&mut writer, batch)?;
+        {
+            let mut catalog = inner.catalog.write();
+            catalog.databases.remove(&key);
+            forget(&mut catalog, &dropped);
+        }
+        drop(writer);
+        inner.discard(dropped.into_iter().map(|(_, id)| id));
+        inner.acknowledge(sequence)
+    }
+
+    /// Creates a collection. With `get_or_create` an existing one is returned unchanged.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a bad name or a missing database, `NameConflict` when it exists.
+    pub fn create_collection(
+        &self,
+        new: NewCollection,
+        get_or_create: bool,
+    ) -> Result<CollectionInfo> {
+        check_name(&new.name.name)?;
+        let inner = &self.inner;
+        let mut writer = inner.writer.lock();
+        if let Some(existing) = inner.existing(&new.name)? {
+            if get_or_create {
+                return Ok(existing.info());
+            }
+            return Err(already_exists(&new.name));
+        }
+        let descriptor = CollectionDescriptor {
+            id: Uuid::new_v4(),
+            name: new.name,
+            definition: new.definition,
+            lifecycle: Lifecycle::Live,
+        };
+        // Nothing was deleted from a new collection: its tombstones are complete from the start.
+        let head = Head {
+            sequence: writer.next(),
+            ..Head::default()
+        };
+        let mut batch = Batch::default();
+        batch.put_descriptor(&descriptor);
+        batch.put_head(descriptor.id, &head);
+        batch.put_name(&descriptor.name, descriptor.id);
+        let sequence = inner.commit_locked(&mut writer, batch)?;
+        let name = descriptor.name.clone();
+        let collection = Arc::new(Collection::new(descriptor, head));
+        let info = collection.info();
+        {
+            let mut catalog = inner.catalog.write();
+            catalog.names.insert(name, collection.id);
+            catalog.collections.insert(collection.id, collection);
+        }
+        drop(writer);
+        inner.acknowledge(sequence)?;
+        Ok(info)
+    }
+
+    /// Finds a collection by its name.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn collection_by_name(&self, name: &CollectionName) -> Result<CollectionInfo> {
+        let catalog = self.inner.catalog.read();
+        let id = catalog.names.get(name);
+        id.and_then(|id| catalog.collections.get(id))
+            .map(|collection| collection.info())
+            .ok_or_else(|| no_collection(&name.name))
+    }
+
+    /// Finds a collection by its id.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn collection(&self, id: Uuid) -> Result<CollectionInfo> {
+        let collection = self.inner.collection(id)?;
+        let info = collection.info();
+        match info.descriptor.lifecycle {
+            Lifecycle::Live => Ok(info),
+            Lifecycle::Staging | Lifecycle::Dropped => Err(missing(id)),
+        }
+    }
+
+    /// All live collections, by id.
+    pub fn all_collections(&self) -> Vec<CollectionInfo> {
+        let catalog = self.inner.catalog.read();
+        catalog
+            .collections
+            .values()
+            .map(|collection| collection.info())
+            .filter(|info| info.descriptor.lifecycle == Lifecycle::Live)
+            .collect()
+    }
+
+    /// The collections of a database, by id (Chroma's order); empty when there is no such database.
+    pub fn collections(&self, tenant: &str, database: &str) -> Vec<CollectionInfo> {
+        let catalog = self.inner.catalog.read();
+        let mut found: Vec<_> = catalog
+            .names_in(tenant, database)
+            .filter_map(|(_, id)| catalog.collections.get(&id))
+            .map(|collection| collection.info())
+            .collect();
+        found.sort_by_key(|info| info.descriptor.id);
+        found
+    }
+
+    /// Changes name, metadata or configuration.
+    ///
+    /// # Errors
+    /// `NotFound`, `InvalidArgument` for a bad name, `NameConflict` when the new name is taken.
+    pub fn update_collection(&self, id: Uuid, update: CollectionUpdate) -> Result<()> {
+        if let Some(name) = &update.name {
+            check_name(name)?;
+        }
+        let inner = &self.inner;
+        let mut writer = inner.writer.lock();
+        let collection = inner.collection(id)?;
+        let old = collection.info().descriptor;
+        let mut changed = CollectionDescriptor::clone(&old);
+        if let Some(name) = update.name {
+            changed.name.name = name;
+        }
+        if let Some(metadata) = update.metadata {
+            changed.definition.metadata = metadata;
+        }
+        if let Some(configuration) = update.configuration {
+            let definition = &mut changed.definition;
+            schema::update(
+                &mut definition.configuration,
+                &mut definition.schema,
+                configuration,
+            )?;
+        }
+        if changed == *old {
+            return Ok(());
+        }
+        let renamed = changed.name != old.name;
+        if renamed && inner.catalog.read().names.contains_key(&changed.name) {
+            return Err(already_exists(&changed.name));
+        }
+        let mut batch = Batch::default();
+        batch.put_descriptor(&changed);
+        if renamed {
+            batch.remove_name(&old.name);
+            batch.put_name(&changed.name, id);
+        }
+        let sequence = inner.commit_locked(&mut writer, batch)?;
+        if renamed {
+            let mut catalog = inner.catalog.write();
+            catalog.names.remove(&old.name);
+            catalog.names.insert(changed.name.clone(), id);
+        }
+        collection.state.write().descriptor = Arc::new(changed);
+        drop(writer);
+        inner.acknowledge(sequence)
+    }
+
+    /// Drops a collection by its name.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn delete_collection(&self, name: &CollectionName) -> Result<()> {
+        let inner = &self.inner;
+        let mut writer = inner.writer.lock();
+        let id = inner.catalog.read().names.get(name).copied();
+        let id = id.ok_or_else(|| no_collection(&name.name))?;
+        let mut batch = Batch::default();
+        inner.drop_in_batch(&mut batch, name, id)?;
+        let sequence = inner.commit_locked(&mut writer, batch)?;
+        forget(&mut inner.catalog.write(), &[(name.clone(), id)]);
+        drop(writer);
+        inner.discard([id]);
+        inner.acknowledge(sequence)
+    }
+
+    /// Back to a new server's state, in one step: default tenant and database, nothing else. Job records
+    /// and the sequence stay.
+    ///
+    /// # Errors
+    /// `Unavailable` or `StorageFault`.
+    pub fn reset(&self) -> Result<()> {
+        let inner = &self.inner;
+        let mut writer = inner.writer.lock();
+        let (tenant, database) = defaults();
+        let mut batch = Batch::default();
+        let dropped: Vec<_> = {
+            let catalog = inner.catalog.read();
+            catalog
+                .tenants
+                .keys()
+                .for_each(|name| batch.remove_tenant(name));
+            for (tenant, name) in catalog.databases.keys() {
+                batch.remove_database(tenant, name);
+            }
+            catalog
+                .names
+                .iter()
+                .map(|(name, id)| (name.clone(), *id))
+                .collect()
+        };
+        for (name, id) in &dropped {
+            inner.drop_in_batch(&mut batch, name, *id)?;
+        }
+        batch.put_tenant(&tenant);
+        batch.put_database(&database);
+        let sequence = inner.commit_locked(&mut writer, batch)?;
+        {
+            let mut catalog = inner.catalog.write();
+            forget(&mut catalog, &dropped);
+            catalog.tenants.clear();
+            catalog.databases.clear();
+            let key = (database.tenant.clone(), database.name.clone());
+            catalog.tenants.insert(tenant.name.clone(), tenant);
+            catalog.databases.insert(key, database);
+        }
+        drop(writer);
+        inner.discard(dropped.into_iter().map(|(_, id)| id));
+        inner.acknowledge(sequence)
+    }
+}
+
+impl Inner {
+    /// The collection of that name; an error when there is no such database to put one into.
+    fn existing(&self, name: &CollectionName) -> Result<Option<Arc<Collection>>> {
+        let catalog = self.catalog.read();
+        let key = (name.tenant.clone(), name.database.clone());
+        if !catalog.databases.contains_key(&key) {
+            return Err(Error::invalid(format!(
+                "Database [{}] does not exist",
+                name.database
+            )));
+        }
+        let id = catalog.names.get(name);
+        Ok(id.and_then(|id| catalog.collections.get(id)).cloned())
+    }
+
+    /// Takes the name away and marks the collection, so that a start finds what is left of it.
+    pub(super) fn drop_in_batch(
+        &self,
+        batch: &mut Batch,
+        name: &CollectionName,
+        id: Uuid,
+    ) -> Result<()> {
+        let mut descriptor = CollectionDescriptor::clone(&self.collection(id)?.info().descriptor);
+        descriptor.lifecycle = Lifecycle::Dropped;
+        batch.put_descriptor(&descriptor);
+        batch.remove_name(name);
+        Ok(())
+    }
+}
+
+fn forget(catalog: &mut Catalog, dropped: &[(CollectionName, Uuid)]) {
+    for (name, id) in dropped {
+        catalog.names.remove(name);
+        catalog.collections.remove(id);
+    }
+}
+
+fn no_tenant(name: &str) -> Error {
+    Error::not_found(format!("Tenant [{name}] not found"))
+}
+
+fn no_collection(name: &str) -> Error {
+    Error::not_found(format!("Collection [{name}] does not exist"))
+}
+
+/// The conflict that a taken name is.
+pub(super) fn already_exists(name: &CollectionName) -> Error {
+    Error::name_conflict(format!("Collection [{}] already exists", name.name))
+        .with("collection", name.to_string())
+}

@@ -1,0 +1,485 @@
+//! The trees, transactions and syncs: the only module that names sled.
+//!
+//! One writer at a time calls [`Store::commit`] (the engine's write lock sees to it); any number of
+//! threads read and wait for syncs. A sync is shared by all writes that were committed before it began
+//! (group commit). After any storage error the store is poisoned: it takes no more writes, because
+//! nobody knows what state the failed one left.
+
+mod open;
+mod watermark;
+
+use std::fs::File;
+use std::ops::Deref;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{Condvar, Mutex};
+use sled::IVec;
+use sled::transaction::{ConflictableTransactionError, TransactionalTree};
+use uuid::Uuid;
+
+use super::format::{self, INLINE, SPLIT, SplitHead};
+use crate::error::{Error, Kind, Result};
+
+pub use open::OpenOptions;
+use watermark::Watermark;
+
+/// Payloads above this lie in chunks of this size. A sled leaf holds up to 17 values and is rewritten
+/// as one log message, which must stay below a quarter of the segment.
+const MAX_INLINE_BYTES: usize = 24 * 1024;
+const SEGMENT_BYTES: usize = 2 * 1024 * 1024;
+
+/// A named tree; the discriminant stands in every check and chunk key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Tree {
+    /// Store id, format version, sequence.
+    Meta = 0,
+    /// Tenants, databases, collections, names, heads.
+    Catalog = 1,
+    /// Collection, ordinal → record.
+    Records = 2,
+    /// Collection, id → ordinal.
+    Ids = 3,
+    /// Collection, sequence, ordinal → id.
+    Tombstones = 4,
+    /// Job records.
+    Jobs = 5,
+}
+
+const TREES: [(&str, u8); 7] = [
+    ("meta", 0),
+    ("catalog", 1),
+    ("records", 2),
+    ("ids", 3),
+    ("tombstones", 4),
+    ("jobs", 5),
+    ("chunks", CHUNKS),
+];
+const CHUNKS: u8 = 6;
+
+const SEQUENCE_KEY: &[u8] = b"sequence";
+const STORE_ID_KEY: &[u8] = b"store_id";
+const FORMAT_KEY: &[u8] = b"format";
+
+/// Writes that become visible and durable together.
+#[derive(Default)]
+pub(super) struct Batch {
+    operations: Vec<(Tree, Vec<u8>, Option<Vec<u8>>)>,
+}
+
+impl Batch {
+    pub(super) fn put(&mut self, tree: Tree, key: Vec<u8>, payload: Vec<u8>) {
+        self.operations.push((tree, key, Some(payload)));
+    }
+
+    pub(super) fn remove(&mut self, tree: Tree, key: Vec<u8>) {
+        self.operations.push((tree, key, None));
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.operations.len()
+    }
+}
+
+/// A payload that was read and checked.
+pub(super) struct Value(Repr);
+
+enum Repr {
+    /// A framed value: kind in front, check behind.
+    Framed(IVec),
+    Joined(Vec<u8>),
+}
+
+impl Deref for Value {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.0 {
+            Repr::Framed(value) => value
+                .get(1..value.len().saturating_sub(8))
+                .unwrap_or_default(),
+            Repr::Joined(bytes) => bytes,
+        }
+    }
+}
+
+/// A key that was read.
+pub(super) struct Key(IVec);
+
+impl Deref for Key {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+#[derive(Default)]
+struct SyncState {
+    synced: u64,
+    running: bool,
+}
+
+/// An open store.
+pub(super) struct Store {
+    db: sled::Db,
+    trees: Vec<sled::Tree>,
+    /// sled's own data file, for `fdatasync`: sled's flush alone does not survive a power cut.
+    data_file: File,
+    directory: PathBuf,
+    id: Uuid,
+    /// Sequence of the last committed batch.
+    committed: AtomicU64,
+    sync: Mutex<SyncState>,
+    synced: Condvar,
+    watermark: Mutex<Watermark>,
+    poison: OnceLock<String>,
+    /// Held for as long as the store is open; a second process finds it taken.
+    _lock: File,
+}
+
+impl Store {
+    /// The directory that was opened.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The store's identity, made when it was created.
+    pub(super) fn id(&self) -> Uuid {
+        self.id
+    }
+
+    /// Sequence of the last committed batch.
+    pub(super) fn committed(&self) -> u64 {
+        self.committed.load(Ordering::Acquire)
+    }
+
+    /// Bytes that sled's files take.
+    pub(super) fn size_bytes(&self) -> Result<u64> {
+        self.guarded("size", || self.db.size_on_disk())
+    }
+
+    /// Why the store takes no more writes, if so.
+    pub(super) fn poison_reason(&self) -> Option<&str> {
+        self.poison.get().map(String::as_str)
+    }
+
+    /// Stops all writes from now on; the first reason stays.
+    pub(super) fn poison(&self, reason: &str) {
+        if self.poison.set(reason.to_owned()).is_ok() {
+            tracing::error!(
+                reason,
+                "the store takes no more writes until the service is restarted"
+            );
+        }
+    }
+
+    /// # Errors
+    /// `Unavailable` when the store is poisoned.
+    pub(super) fn check_writable(&self) -> Result<()> {
+        match self.poison_reason() {
+            None => Ok(()),
+            Some(reason) => Err(Error::new(
+                Kind::Unavailable,
+                format!("the store takes no more writes after a storage fault: {reason}"),
+            )),
+        }
+    }
+
+    /// Runs a call into sled; an error or a panic in there poisons the store.
+    fn guarded<T>(&self, what: &str, call: impl FnOnce() -> sled::Result<T>) -> Result<T> {
+        let fault = match catch_unwind(AssertUnwindSafe(call)) {
+            Ok(Ok(value)) => return Ok(value),
+            Ok(Err(error)) => error.to_string(),
+            Err(panic) => open::panic_text(panic.as_ref()),
+        };
+        self.poison(&format!("{what} failed"));
+        Err(Error::storage(format!("the data store failed at: {what}")).because(fault))
+    }
+
+    fn tree(&self, tree: u8) -> &sled::Tree {
+        self.trees
+            .get(usize::from(tree))
+            .expect("every tree is opened with the store")
+    }
+
+    /// Reads and checks one payload.
+    pub(super) fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<Value>> {
+        self.raw(tree as u8, key)?
+            .map_or(Ok(None), |value| self.open_value(tree, key, value))
+            .inspect_err(|error| self.poison(error.message()))
+    }
+
+    fn raw(&self, tree: u8, key: &[u8]) -> Result<Option<IVec>> {
+        self.guarded("read", || self.tree(tree).get(key))
+    }
+
+    /// Checks a stored value; `None` when it is split and went away while its chunks were read.
+    fn open_value(&self, tree: Tree, key: &[u8], value: IVec) -> Result<Option<Value>> {
+        let damaged = || {
+            Error::storage(format!(
+                "a stored value is damaged (tree {tree:?}, key {})",
+                printable(key)
+            ))
+        };
+        let mut value = value;
+        loop {
+            let head = match format::unseal(tree as u8, key, &value) {
+                Some((INLINE, _)) => return Ok(Some(Value(Repr::Framed(value)))),
+                Some((SPLIT, head)) => SplitHead::decode(head).ok_or_else(damaged)?,
+                _ => return Err(damaged()),
+            };
+            if let Some(bytes) = self.join_chunks(tree, key, &head)? {
+                return Ok(Some(Value(Repr::Joined(bytes))));
+            }
+            // Either damage, or a write came in between: then the head is another one now.
+            match self.raw(tree as u8, key)? {
+                None => return Ok(None),
+                Some(current) if current == value => return Err(damaged()),
+                Some(current) => value = current,
+            }
+        }
+    }
+
+    fn join_chunks(&self, tree: Tree, key: &[u8], head: &SplitHead) -> Result<Option<Vec<u8>>> {
+        let mut joined = Vec::new();
+        for index in 0..head.chunks {
+            let chunk_key = format::chunk_key(tree as u8, key, index);
+            let stored = self.raw(CHUNKS, &chunk_key)?;
+            let chunk = stored.as_deref();
+            match chunk.and_then(|value| format::unseal(CHUNKS, &chunk_key, value)) {
+                Some((INLINE, payload)) => joined.extend_from_slice(payload),
+                _ => return Ok(None),
+            }
+        }
+        Ok((*blake3::hash(&joined).as_bytes() == head.hash).then_some(joined))
+    }
+
+    /// All entries with `start <= key < end`, in key order, checked one by one. A damaged entry is an
+    /// error item; the scan can go on behind it. `poisons` says whether finding one stops all writes.
+    pub(super) fn scan(&self, tree: Tree, start: Vec<u8>, end: Vec<u8>, poisons: bool) -> Scan<'_> {
+        Scan {
+            store: self,
+            tree,
+            iter: self.tree(tree as u8).range(start..end),
+            poisons,
+        }
+    }
+
+    /// Commits a batch as one transaction under `sequence`. Only the holder of the write lock may call.
+    ///
+    /// # Errors
+    /// `Unavailable` when poisoned; `StorageFault` (and poisoned) when sled fails.
+    pub(super) fn commit(&self, batch: Batch, sequence: u64) -> Result<()> {
+        self.check_writable()?;
+        let mut batch = batch;
+        batch.put(
+            Tree::Meta,
+            SEQUENCE_KEY.to_vec(),
+            sequence.to_le_bytes().to_vec(),
+        );
+        let writes: Vec<_> = batch
+            .operations
+            .into_iter()
+            .map(|(tree, key, payload)| Write::new(tree, key, payload))
+            .collect();
+        self.guarded("commit", || {
+            use sled::Transactional as _;
+            self.trees
+                .as_slice()
+                .transaction(|trees: &Vec<TransactionalTree>| {
+                    writes
+                        .iter()
+                        .try_for_each(|write| write.apply(trees))
+                        .map_err(ConflictableTransactionError::<sled::Error>::from)
+                })
+                .map_err(|error| match error {
+                    sled::transaction::TransactionError::Abort(error)
+                    | sled::transaction::TransactionError::Storage(error) => error,
+                })
+        })?;
+        self.committed.store(sequence, Ordering::Release);
+        Ok(())
+    }
+
+    /// Returns when everything up to `sequence` is on the disk, sharing the sync with other waiters.
+    ///
+    /// # Errors
+    /// `StorageFault` or `Unavailable` when the sync failed; the store is poisoned then.
+    pub(super) fn wait_synced(&self, sequence: u64) -> Result<()> {
+        let mut state = self.sync.lock();
+        while state.synced < sequence {
+            self.check_writable()?;
+            if state.running {
+                self.synced.wait(&mut state);
+                continue;
+            }
+            state.running = true;
+            let target = self.committed();
+            drop(state);
+            let outcome = self.sync_files();
+            state = self.sync.lock();
+            state.running = false;
+            if outcome.is_ok() {
+                state.synced = state.synced.max(target);
+            }
+            self.synced.notify_all();
+            outcome?;
+        }
+        Ok(())
+    }
+
+    /// sled's flush writes its buffers; `fdatasync` makes them survive a power cut.
+    fn sync_files(&self) -> Result<()> {
+        self.guarded("sync", || {
+            self.db.flush()?;
+            self.data_file.sync_data().map_err(sled::Error::Io)
+        })
+    }
+
+    /// Brings the watermark file up to what is synced. Called about once a second and at shutdown.
+    pub(super) fn write_watermark(&self) -> Result<()> {
+        let synced = self.sync.lock().synced;
+        let mut watermark = self.watermark.lock();
+        if watermark.synced_sequence >= synced {
+            return Ok(());
+        }
+        watermark.synced_sequence = synced;
+        watermark.write(&self.directory)
+    }
+
+    /// Syncs everything and brings the watermark up.
+    pub(super) fn close(&self) -> Result<()> {
+        self.wait_synced(self.committed())?;
+        self.write_watermark()
+    }
+}
+
+/// One prepared write: framed, and split where it is too long for one value.
+struct Write {
+    tree: u8,
+    key: Vec<u8>,
+    value: Option<Vec<u8>>,
+    chunks: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Write {
+    fn new(tree: Tree, key: Vec<u8>, payload: Option<Vec<u8>>) -> Self {
+        let tree = tree as u8;
+        let mut chunks = Vec::new();
+        let value = payload.map(|payload| {
+            if payload.len() <= MAX_INLINE_BYTES {
+                return format::seal(tree, &key, INLINE, &payload);
+            }
+            for (index, chunk) in (0_u32..).zip(payload.chunks(MAX_INLINE_BYTES)) {
+                let chunk_key = format::chunk_key(tree, &key, index);
+                let sealed = format::seal(CHUNKS, &chunk_key, INLINE, chunk);
+                chunks.push((chunk_key, sealed));
+            }
+            let head = SplitHead {
+                chunks: u32::try_from(chunks.len()).expect("bodies are bounded far below 4 GiB"),
+                hash: *blake3::hash(&payload).as_bytes(),
+            };
+            format::seal(tree, &key, SPLIT, &head.encode())
+        });
+        Self {
+            tree,
+            key,
+            value,
+            chunks,
+        }
+    }
+
+    fn apply(
+        &self,
+        trees: &[TransactionalTree],
+    ) -> std::result::Result<(), sled::transaction::UnabortableTransactionError> {
+        let at = |tree: u8| {
+            trees
+                .get(usize::from(tree))
+                .expect("every tree takes part in every transaction")
+        };
+        let tree = at(self.tree);
+        let old = match &self.value {
+            Some(value) => tree.insert(self.key.as_slice(), value.as_slice())?,
+            None => tree.remove(self.key.as_slice())?,
+        };
+        let old_chunks = old.as_deref().map_or(0, SplitHead::chunks_behind);
+        let new_chunks = u32::try_from(self.chunks.len()).unwrap_or(u32::MAX);
+        for index in new_chunks..old_chunks {
+            at(CHUNKS).remove(format::chunk_key(self.tree, &self.key, index))?;
+        }
+        for (key, value) in &self.chunks {
+            at(CHUNKS).insert(key.as_slice(), value.as_slice())?;
+        }
+        Ok(())
+    }
+}
+
+/// An iterator over checked entries; see [`Store::scan`].
+pub(super) struct Scan<'a> {
+    store: &'a Store,
+    tree: Tree,
+    iter: sled::Iter,
+    poisons: bool,
+}
+
+impl Iterator for Scan<'_> {
+    type Item = Result<(Key, Value), DamagedEntry>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let entry = self
+                .store
+                .guarded("scan", || self.iter.next().transpose())
+                .transpose()?;
+            let (key, value) = match entry {
+                Ok(entry) => entry,
+                Err(error) => return Some(Err(DamagedEntry { key: None, error })),
+            };
+            match self.store.open_value(self.tree, &key, value) {
+                Ok(Some(value)) => return Some(Ok((Key(key), value))),
+                Ok(None) => {}
+                Err(error) => {
+                    if self.poisons {
+                        self.store.poison(error.message());
+                    }
+                    let key = Some(Key(key));
+                    return Some(Err(DamagedEntry { key, error }));
+                }
+            }
+        }
+    }
+}
+
+/// An entry that a scan could not read. Without a key sled itself failed and the scan cannot go on.
+pub(super) struct DamagedEntry {
+    pub(super) key: Option<Key>,
+    pub(super) error: Error,
+}
+
+impl From<DamagedEntry> for Error {
+    fn from(damaged: DamagedEntry) -> Self {
+        damaged.error
+    }
+}
+
+fn printable(key: &[u8]) -> String {
+    key.escape_ascii().to_string()
+}
+
+/// The smallest key above every key that starts with `prefix`.
+pub(super) fn prefix_end(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < u8::MAX {
+            end.push(last + 1);
+            return end;
+        }
+    }
+    // Only a prefix of 0xff bytes comes here, and no tree has such keys.
+    vec![u8::MAX; prefix.len() + 64]
+}

@@ -1,0 +1,256 @@
+//! A collection's columns in memory: ordinal, sequence, vector and norm of every record, by slot.
+//!
+//! Slots are in ordinal order, because ordinals only grow: a new record takes the next slot, a deleted
+//! one leaves a dead slot behind (its sequence is 0), and when the dead outnumber the living the columns
+//! are packed. The sequence column is what "changed after S" is answered from.
+
+use super::kernel;
+
+/// Vectors per block: growing appends a block and never moves the vectors before it.
+const BLOCK: usize = 1024;
+/// Below this many dead slots packing is not worth it.
+const MIN_DEAD_TO_PACK: usize = 1024;
+/// The sequence of a dead slot; real sequences start at 1.
+const DEAD: u64 = 0;
+
+#[derive(Debug, Default)]
+pub(super) struct Columns {
+    dimension: usize,
+    ordinals: Vec<u64>,
+    sequences: Vec<u64>,
+    inverse_norms: Vec<f32>,
+    blocks: Vec<Vec<f32>>,
+    dead: usize,
+}
+
+impl Columns {
+    /// Live records.
+    pub(super) fn live(&self) -> usize {
+        self.ordinals.len() - self.dead
+    }
+
+    /// The slot of a live record.
+    pub(super) fn slot(&self, ordinal: u64) -> Option<usize> {
+        let slot = self.ordinals.binary_search(&ordinal).ok()?;
+        (self.sequence(slot)? != DEAD).then_some(slot)
+    }
+
+    fn sequence(&self, slot: usize) -> Option<u64> {
+        self.sequences.get(slot).copied()
+    }
+
+    /// The record in a slot.
+    pub(super) fn ordinal(&self, slot: usize) -> Option<u64> {
+        self.ordinals.get(slot).copied()
+    }
+
+    /// Slots of live records, in insertion order.
+    pub(super) fn live_slots(&self) -> impl Iterator<Item = usize> + '_ {
+        self.sequences
+            .iter()
+            .enumerate()
+            .filter(|(_, sequence)| **sequence != DEAD)
+            .map(|(slot, _)| slot)
+    }
+
+    /// Ordinal of the live record at `offset` in insertion order.
+    pub(super) fn ordinal_at(&self, offset: usize) -> Option<u64> {
+        let slot = if self.dead == 0 {
+            offset
+        } else {
+            self.live_slots().nth(offset)?
+        };
+        self.ordinal(slot)
+    }
+
+    /// Ordinals of live records written after `sequence`, ascending.
+    pub(super) fn changed_after(&self, sequence: u64) -> Vec<u64> {
+        self.ordinals
+            .iter()
+            .zip(&self.sequences)
+            .filter(|(_, written)| **written > sequence)
+            .map(|(ordinal, _)| *ordinal)
+            .collect()
+    }
+
+    /// How many live records were written after `sequence`.
+    pub(super) fn count_changed_after(&self, sequence: u64) -> usize {
+        self.sequences
+            .iter()
+            .filter(|written| **written > sequence)
+            .count()
+    }
+
+    /// The vector in a slot.
+    pub(super) fn vector(&self, slot: usize) -> Option<&[f32]> {
+        let start = (slot % BLOCK) * self.dimension;
+        self.blocks
+            .get(slot / BLOCK)?
+            .get(start..start + self.dimension)
+    }
+
+    /// 1 / norm of the vector in a slot, 0 for the zero vector.
+    pub(super) fn inverse_norm(&self, slot: usize) -> Option<f32> {
+        self.inverse_norms.get(slot).copied()
+    }
+
+    /// Inserts a record with a new, highest ordinal, or replaces a live one.
+    pub(super) fn put(&mut self, ordinal: u64, sequence: u64, vector: &[f32]) {
+        match self.ordinals.binary_search(&ordinal) {
+            Ok(slot) => self.replace(slot, sequence, vector),
+            Err(slot) if slot == self.ordinals.len() => self.push(ordinal, sequence, vector),
+            Err(slot) => self.insert(slot, ordinal, sequence, vector),
+        }
+    }
+
+    fn push(&mut self, ordinal: u64, sequence: u64, vector: &[f32]) {
+        if self.ordinals.is_empty() {
+            self.dimension = vector.len();
+        }
+        if self.ordinals.len().is_multiple_of(BLOCK) {
+            self.blocks.push(Vec::new());
+        }
+        if let Some(block) = self.blocks.last_mut() {
+            block.extend_from_slice(vector);
+        }
+        self.ordinals.push(ordinal);
+        self.sequences.push(sequence);
+        self.inverse_norms.push(kernel::inverse_norm(vector));
+    }
+
+    fn replace(&mut self, slot: usize, sequence: u64, vector: &[f32]) {
+        let start = (slot % BLOCK) * self.dimension;
+        let target = self
+            .blocks
+            .get_mut(slot / BLOCK)
+            .and_then(|block| block.get_mut(start..start + vector.len()));
+        if let Some(target) = target {
+            target.copy_from_slice(vector);
+        }
+        if let Some(norm) = self.inverse_norms.get_mut(slot) {
+            *norm = kernel::inverse_norm(vector);
+        }
+        if let Some(written) = self.sequences.get_mut(slot) {
+            if *written == DEAD {
+                self.dead -= 1;
+            }
+            *written = sequence;
+        }
+    }
+
+    /// Only a staged copy comes here: it may learn of an old ordinal after a newer one.
+    fn insert(&mut self, slot: usize, ordinal: u64, sequence: u64, vector: &[f32]) {
+        let mut rebuilt = Self::default();
+        for old in 0..self.ordinals.len() {
+            if old == slot {
+                rebuilt.push(ordinal, sequence, vector);
+            }
+            if let (Some(ordinal), Some(written), Some(vector)) =
+                (self.ordinal(old), self.sequence(old), self.vector(old))
+            {
+                rebuilt.push(ordinal, written, vector);
+            }
+        }
+        rebuilt.dead = self.dead;
+        *self = rebuilt;
+    }
+
+    /// Takes a record away. Does nothing when it is not there.
+    pub(super) fn remove(&mut self, ordinal: u64) {
+        let Some(slot) = self.slot(ordinal) else {
+            return;
+        };
+        if let Some(written) = self.sequences.get_mut(slot) {
+            *written = DEAD;
+            self.dead += 1;
+        }
+        if self.dead >= MIN_DEAD_TO_PACK && self.dead > self.live() {
+            self.pack();
+        }
+    }
+
+    fn pack(&mut self) {
+        let mut packed = Self::default();
+        for slot in self.live_slots() {
+            if let (Some(ordinal), Some(sequence), Some(vector)) =
+                (self.ordinal(slot), self.sequence(slot), self.vector(slot))
+            {
+                packed.push(ordinal, sequence, vector);
+            }
+        }
+        packed.dimension = self.dimension;
+        *self = packed;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn state(columns: &Columns) -> BTreeMap<u64, (u64, Vec<f32>)> {
+        columns
+            .live_slots()
+            .map(|slot| {
+                (
+                    columns.ordinals[slot],
+                    (
+                        columns.sequences[slot],
+                        columns.vector(slot).unwrap_or_default().to_vec(),
+                    ),
+                )
+            })
+            .collect()
+    }
+
+    proptest! {
+        #[test]
+        fn columns_follow_a_map(steps in prop::collection::vec((0_u64..40, any::<bool>(), -1.0_f32..1.0), 1..200)) {
+            let mut columns = Columns::default();
+            let mut model = BTreeMap::new();
+            for (sequence, (ordinal, insert, x)) in (1..).zip(steps) {
+                if insert {
+                    columns.put(ordinal, sequence, &[x, 1.0, 2.0]);
+                    model.insert(ordinal, (sequence, vec![x, 1.0, 2.0]));
+                } else {
+                    columns.remove(ordinal);
+                    model.remove(&ordinal);
+                }
+                prop_assert_eq!(columns.live(), model.len());
+            }
+            prop_assert_eq!(state(&columns), model.clone());
+            for since in [0, 5, 50, 500] {
+                let changed: Vec<u64> = model.iter().filter(|(_, (s, _))| *s > since).map(|(o, _)| *o).collect();
+                prop_assert_eq!(columns.changed_after(since), changed);
+            }
+            for (offset, ordinal) in model.keys().enumerate() {
+                prop_assert_eq!(columns.ordinal_at(offset), Some(*ordinal));
+            }
+            columns.pack();
+            prop_assert_eq!(state(&columns), model);
+        }
+    }
+
+    #[test]
+    fn many_deletes_pack_and_blocks_hold_their_vectors() {
+        let mut columns = Columns::default();
+        for ordinal in 0..5_000_u64 {
+            columns.put(ordinal, ordinal + 1, &[ordinal as f32, 0.5]);
+        }
+        for ordinal in 0..4_000 {
+            columns.remove(ordinal);
+        }
+        assert_eq!(columns.live(), 1_000);
+        assert!(
+            columns.ordinals.len() < 5_000,
+            "dead slots were packed away"
+        );
+        for ordinal in 4_000..5_000 {
+            let slot = columns.slot(ordinal).expect("alive");
+            assert_eq!(columns.vector(slot), Some(&[ordinal as f32, 0.5][..]));
+        }
+    }
+}

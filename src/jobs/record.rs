@@ -1,0 +1,154 @@
+//! A job as it is stored and shown.
+
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use crate::error::{Error, Kind};
+use crate::progress::Reading;
+
+/// What a job does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobKind {
+    /// Makes a backup.
+    Backup,
+    /// Restores one.
+    Restore,
+    /// Migrates a collection.
+    Migration,
+}
+
+impl fmt::Display for JobKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Backup => "backup",
+            Self::Restore => "restore",
+            Self::Migration => "migration",
+        })
+    }
+}
+
+/// Where a job stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobState {
+    /// Waits for a worker.
+    Queued,
+    /// Is worked on.
+    Running,
+    /// Did all it was asked to.
+    Succeeded,
+    /// Did not, and left nothing behind.
+    Failed,
+    /// Was stopped by a caller.
+    Canceled,
+    /// Was under way when the process ended.
+    Interrupted,
+}
+
+impl JobState {
+    /// Whether it will not change any more.
+    pub fn is_final(self) -> bool {
+        !matches!(self, Self::Queued | Self::Running)
+    }
+}
+
+/// Progress as stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredReading {
+    /// What is or was being done.
+    pub phase: String,
+    /// Records done in this phase.
+    pub done: u64,
+    /// Records to do, as far as known.
+    pub total: u64,
+    /// Bytes done in this phase.
+    pub bytes_done: u64,
+}
+
+impl From<Reading> for StoredReading {
+    fn from(reading: Reading) -> Self {
+        Self {
+            phase: reading.phase.to_owned(),
+            done: reading.done,
+            total: reading.total,
+            bytes_done: reading.bytes_done,
+        }
+    }
+}
+
+/// Why a job did not succeed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobProblem {
+    /// What went wrong.
+    pub kind: Kind,
+    /// The public message.
+    pub message: String,
+    /// Members of the case.
+    pub members: Value,
+}
+
+impl From<&Error> for JobProblem {
+    fn from(error: &Error) -> Self {
+        let members = error
+            .members()
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), value.clone()));
+        Self {
+            kind: error.kind(),
+            message: error.message().to_owned(),
+            members: Value::Object(members.collect::<Map<_, _>>()),
+        }
+    }
+}
+
+/// A job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobRecord {
+    /// A version 7 UUID: sorts by time.
+    pub id: String,
+    /// What it does.
+    pub kind: JobKind,
+    /// Where it stands.
+    pub state: JobState,
+    /// How far it is.
+    pub reading: StoredReading,
+    /// Whether a cancel would have an effect; not stored.
+    #[serde(skip)]
+    pub cancellable: bool,
+    /// When it was submitted.
+    pub created_at: DateTime<Utc>,
+    /// When a worker took it.
+    pub started_at: Option<DateTime<Utc>>,
+    /// When it was over.
+    pub finished_at: Option<DateTime<Utc>>,
+    /// What was asked for.
+    pub request: Value,
+    /// What came out.
+    pub result: Option<Value>,
+    /// Why it did not succeed.
+    pub problem: Option<JobProblem>,
+}
+
+impl JobRecord {
+    /// A queued job.
+    pub fn new(kind: JobKind, request: Value, now: DateTime<Utc>) -> Self {
+        Self {
+            id: Uuid::now_v7().to_string(),
+            kind,
+            state: JobState::Queued,
+            reading: StoredReading::default(),
+            cancellable: true,
+            created_at: now,
+            started_at: None,
+            finished_at: None,
+            request,
+            result: None,
+            problem: None,
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! The `vectorkeep` binary: reads the configuration, starts logging, binds, serves until a signal.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::signal::unix::{SignalKind, signal};
+use vectorkeep::app::App;
+use vectorkeep::config::Config;
+use vectorkeep::error::{Error, Result};
+use vectorkeep::{api, demo, telemetry};
+
+/// A vector database service that can prove its data is safe.
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve until SIGTERM or SIGINT (what happens without a command).
+    Serve {
+        /// A TOML file whose values replace those of the built-in baseline.
+        #[arg(long)]
+        config: Option<PathBuf>,
+    },
+    /// Print the OpenAPI description.
+    Openapi,
+    /// Ask a running service for its health; exit 1 unless it passes.
+    Health {
+        /// Where it runs.
+        #[arg(long, default_value = "http://127.0.0.1:8000")]
+        url: String,
+    },
+    /// Drive a whole service over HTTP: persist, back up, restore, migrate, check.
+    Demo(demo::DemoArguments),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        None => serve(None).await,
+        Some(Command::Serve { config }) => serve(config).await,
+        Some(Command::Openapi) => print_openapi(),
+        Some(Command::Health { url }) => demo::print_health(&url).await,
+        Some(Command::Demo(arguments)) => demo::run(arguments).await,
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "the one line that says why the process ends"
+)]
+fn report(error: &Error) {
+    match error.cause_text() {
+        Some(cause) => eprintln!("vectorkeep: {error} ({cause})"),
+        None => eprintln!("vectorkeep: {error}"),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the command's output")]
+fn print_openapi() -> Result<()> {
+    print!("{}", api::spec_json()?);
+    Ok(())
+}
+
+async fn serve(file: Option<PathBuf>) -> Result<()> {
+    let config = Config::load(file.as_deref())?;
+    telemetry::start(&config.log)?;
+    let listen = config.server.listen;
+    let app = tokio::task::spawn_blocking(|| App::open(config, Handle::current()))
+        .await
+        .unwrap_or_else(
+            |error| Err(Error::internal("opening the store panicked").because(error)),
+        )?;
+    let listener = match bind(listen).await {
+        Ok(listener) => listener,
+        Err(error) => {
+            app.close(std::time::Duration::ZERO).await?;
+            return Err(error);
+        }
+    };
+    tracing::info!(%listen, data_dir = %app.engine().data_dir().display(), "serving");
+    api::serve(app, listener, stop_signal()?).await
+}
+
+async fn bind(listen: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(listen).await.map_err(|error| {
+        Error::internal(format!("server.listen {listen} cannot be bound: {error}"))
+    })
+}
+
+/// Resolves at SIGTERM or SIGINT.
+fn stop_signal() -> Result<impl Future<Output = ()>> {
+    let fail = |error| Error::internal("signals cannot be handled").because(error);
+    let mut terminate = signal(SignalKind::terminate()).map_err(fail)?;
+    let mut interrupt = signal(SignalKind::interrupt())
+        .map_err(|error| Error::internal("signals cannot be handled").because(error))?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}

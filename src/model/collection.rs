@@ -1,0 +1,58 @@
+//! What a collection is, apart from its records.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::model::configuration::Configuration;
+use crate::model::metadata::Metadata;
+use crate::model::names::CollectionName;
+use crate::model::schema::Schema;
+
+/// Where a collection stands between creation and removal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lifecycle {
+    /// Its name points to it.
+    Live,
+    /// Being filled aside; no name points to it. Swept at start.
+    Staging,
+    /// No name points to it any more; its records are being removed.
+    Dropped,
+}
+
+/// A collection's definition: everything but its records.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CollectionDefinition {
+    /// User metadata; empty means none.
+    pub metadata: Metadata,
+    /// Index configuration and embedding function.
+    pub configuration: Configuration,
+    /// Which values are indexed.
+    pub schema: Schema,
+    /// Components of every embedding; fixed by the first write.
+    pub dimension: Option<u32>,
+}
+
+impl CollectionDefinition {
+    /// BLAKE3 over the definition's JSON, hexadecimal. Stands beside the records' digest, which says
+    /// nothing of metadata, configuration and dimension.
+    pub fn hash(&self) -> String {
+        let json = serde_json::to_vec(self).expect("a definition has string keys only");
+        blake3::hash(&json).to_hex().to_string()
+    }
+}
+
+/// A collection as the catalog knows it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CollectionDescriptor {
+    /// Never used again for another collection.
+    pub id: Uuid,
+    /// Tenant, database and name.
+    #[serde(flatten)]
+    pub name: CollectionName,
+    /// Metadata, configuration, schema, dimension.
+    #[serde(flatten)]
+    pub definition: CollectionDefinition,
+    /// Where it stands.
+    pub lifecycle: Lifecycle,
+}

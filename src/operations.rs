@@ -1,0 +1,9 @@
+//! The verbs. Each plans first (the plan finds conflicts and missing room before anything is touched),
+//! then executes the plan. Only here engine and repository meet.
+
+pub mod backup;
+pub mod conflict;
+pub mod export;
+pub mod migrate;
+pub mod restore;
+mod stage;

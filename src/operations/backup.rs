@@ -1,0 +1,334 @@
+//! Backing up: one consistent moment of the selected collections, while writes go on.
+//!
+//! The packs are stored as the cut's layers are read; the manifest that commits them comes last, after
+//! the store is synced up to the cut's moment: a backup never holds a state that a power cut can take
+//! back from the store it was made of.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use crate::engine::{CollectionInfo, CutScope, Engine, FinalPart, Layer, StoredRecord, Tombstone};
+use crate::error::{Error, Kind, Result};
+use crate::model::names::CollectionName;
+use crate::progress::Progress;
+use crate::repository::format::{LayerReference, Manifest, ManifestCollection, REPOSITORY_FORMAT};
+use crate::repository::pack::{self, PackRow, PackTombstone};
+use crate::repository::{Repository, backup_id};
+
+/// What is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct BackupRequest {
+    /// These collections; `None`: everything.
+    pub collections: Option<Vec<CollectionName>>,
+    /// Free labels.
+    pub labels: BTreeMap<String, String>,
+    /// Keep whatever retention says.
+    pub pinned: bool,
+}
+
+/// Bounds and settings of a backup.
+#[derive(Clone, Copy, Debug)]
+pub struct BackupSettings {
+    /// zstd level of packs.
+    pub compression_level: i32,
+    /// Bytes of records that a pack aims at.
+    pub pack_bytes: u64,
+    /// Changes that the last round may read under the write lock.
+    pub max_last_round: usize,
+    /// Rounds before the last one comes whatever it costs.
+    pub max_rounds: usize,
+}
+
+/// A checked request.
+#[derive(Clone, Debug)]
+pub struct BackupPlan {
+    scope: CutScope,
+    request: BackupRequest,
+    created_at: DateTime<Utc>,
+}
+
+/// Checks a request.
+///
+/// # Errors
+/// `NotFound` for a collection that does not exist, `InsufficientStorage` when the repository has too
+/// little room for everything uncompressed.
+pub fn plan(
+    engine: &Engine,
+    repository: &Repository,
+    request: BackupRequest,
+    now: DateTime<Utc>,
+) -> Result<BackupPlan> {
+    let (scope, infos) = match &request.collections {
+        None => (CutScope::All, engine.all_collections()),
+        Some(names) => {
+            let infos: Vec<CollectionInfo> = names
+                .iter()
+                .map(|name| engine.collection_by_name(name))
+                .collect::<Result<_>>()?;
+            let mut ids: Vec<Uuid> = infos.iter().map(|info| info.descriptor.id).collect();
+            ids.sort_unstable();
+            ids.dedup();
+            (CutScope::Collections(ids), infos)
+        }
+    };
+    let needed: u64 = infos.iter().map(|info| info.head.bytes).sum();
+    check_room(repository.room()?.map(|room| room.available_bytes), needed)?;
+    Ok(BackupPlan {
+        scope,
+        request,
+        created_at: now,
+    })
+}
+
+/// Refuses work that needs more room than there is.
+///
+/// # Errors
+/// `InsufficientStorage` with the numbers.
+pub fn check_room(available: Option<u64>, needed: u64) -> Result<()> {
+    match available {
+        Some(available) if available < needed => Err(Error::new(
+            Kind::InsufficientStorage,
+            format!("{needed} bytes are needed, {available} are free"),
+        )
+        .with("needed_bytes", needed)
+        .with("available_bytes", available)),
+        _ => Ok(()),
+    }
+}
+
+/// Makes the backup.
+///
+/// # Errors
+/// `Canceled`; `NotFound` when a selected collection is dropped meanwhile; `StorageFault`. No backup is
+/// listed then.
+pub fn execute(
+    engine: &Engine,
+    repository: &Repository,
+    plan: BackupPlan,
+    settings: BackupSettings,
+    progress: &Progress,
+) -> Result<Manifest> {
+    let started = std::time::Instant::now();
+    let total = engine
+        .all_collections()
+        .iter()
+        .map(|info| info.head.count)
+        .sum();
+    progress.phase("copy", total);
+    let mut packer = Packer {
+        engine,
+        repository,
+        settings,
+        progress,
+        layers: BTreeMap::new(),
+        new_records: 0,
+        tombstones: 0,
+        new_bytes: 0,
+    };
+    let last = engine.begin_cut(plan.scope).run(
+        settings.max_last_round,
+        settings.max_rounds,
+        progress,
+        |id, layer| packer.layer(id, &layer),
+    )?;
+    progress.phase("sync", 0);
+    engine.sync_to(last.sequence)?;
+    let mut collections = Vec::new();
+    for (id, part) in last.parts {
+        collections.push(packer.finish(id, part)?);
+    }
+    progress.commit()?;
+    repository.commit(Manifest {
+        format: REPOSITORY_FORMAT,
+        repository_id: repository.id(),
+        id: backup_id(plan.created_at),
+        kind: "full".to_owned(),
+        parent: None,
+        created_at: plan.created_at,
+        duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        store_id: engine.store_id(),
+        sequence: last.sequence,
+        new_records: packer.new_records,
+        tombstones: packer.tombstones,
+        new_bytes: packer.new_bytes,
+        labels: plan.request.labels,
+        pinned: plan.request.pinned,
+        collections,
+    })
+}
+
+/// Turns layers into packs.
+struct Packer<'a> {
+    engine: &'a Engine,
+    repository: &'a Repository,
+    settings: BackupSettings,
+    progress: &'a Progress,
+    layers: BTreeMap<Uuid, Vec<LayerReference>>,
+    new_records: u64,
+    tombstones: u64,
+    new_bytes: u64,
+}
+
+impl Packer<'_> {
+    fn layer(&mut self, id: Uuid, layer: &Layer) -> Result<()> {
+        let info = self.engine.collection(id)?;
+        let mut writer = LayerWriter::new(self, &info);
+        writer.tombstones(&layer.tombstones)?;
+        layer.for_each(|ordinal, stored| writer.stored(ordinal, stored))?;
+        let reference = writer.finish()?;
+        self.add(id, reference);
+        Ok(())
+    }
+
+    fn finish(&mut self, id: Uuid, part: FinalPart) -> Result<ManifestCollection> {
+        let mut writer = LayerWriter::new(self, &part.info);
+        writer.tombstones(&part.tombstones)?;
+        for (ordinal, sequence, canonical) in part.records {
+            writer.row(PackRow {
+                ordinal,
+                sequence,
+                canonical,
+            })?;
+        }
+        let reference = writer.finish()?;
+        self.add(id, reference);
+        let (descriptor, head) = (part.info.descriptor, part.info.head);
+        Ok(ManifestCollection {
+            name: descriptor.name.clone(),
+            id,
+            records: head.count,
+            raw_bytes: head.bytes,
+            sequence: head.sequence,
+            next_ordinal: head.next_ordinal,
+            digest: head.digest,
+            definition_hash: descriptor.definition.hash(),
+            definition: descriptor.definition.clone(),
+            layers: self.layers.remove(&id).unwrap_or_default(),
+        })
+    }
+
+    fn add(&mut self, id: Uuid, reference: LayerReference) {
+        let layers = self.layers.entry(id).or_default();
+        if !reference.packs.is_empty() || !reference.tombstones.is_empty() {
+            layers.push(reference);
+        }
+    }
+}
+
+/// Rows of one layer, cut into packs at fixed ordinal ranges, so that an unchanged range gives the same
+/// pack again.
+struct LayerWriter<'p, 'a> {
+    packer: &'p mut Packer<'a>,
+    dimension: u32,
+    /// Ordinals per pack, a power of two.
+    range: u64,
+    rows: Vec<PackRow>,
+    bytes: u64,
+    reference: LayerReference,
+}
+
+impl<'p, 'a> LayerWriter<'p, 'a> {
+    fn new(packer: &'p mut Packer<'a>, info: &CollectionInfo) -> Self {
+        let average = info
+            .head
+            .bytes
+            .checked_div(info.head.count)
+            .unwrap_or(0)
+            .max(1);
+        let rows = (packer.settings.pack_bytes / average).clamp(1, 1 << 16);
+        Self {
+            packer,
+            dimension: info.descriptor.definition.dimension.unwrap_or(0),
+            range: 1 << rows.ilog2(),
+            rows: Vec::new(),
+            bytes: 0,
+            reference: LayerReference::default(),
+        }
+    }
+
+    fn stored(&mut self, ordinal: u64, stored: &StoredRecord<'_>) -> Result<()> {
+        self.row(PackRow {
+            ordinal,
+            sequence: stored.sequence,
+            canonical: stored.canonical.to_vec(),
+        })
+    }
+
+    fn row(&mut self, row: PackRow) -> Result<()> {
+        let another = self
+            .rows
+            .first()
+            .is_some_and(|first| first.ordinal / self.range != row.ordinal / self.range);
+        // Records much larger than the average must not gather in memory either.
+        if another || self.bytes >= 2 * self.packer.settings.pack_bytes {
+            self.flush()?;
+        }
+        self.bytes += row.canonical.len() as u64;
+        self.rows.push(row);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let (Some(first), Some(last)) = (self.rows.first(), self.rows.last()) else {
+            return Ok(());
+        };
+        self.packer.progress.check()?;
+        // The first write after a layer began may have fixed the dimension since.
+        let dimension = match self.dimension {
+            0 => row_dimension(first)?,
+            dimension => dimension,
+        };
+        let ordinals = (first.ordinal, last.ordinal);
+        let bytes = pack::encode_records(
+            &self.rows,
+            dimension,
+            self.packer.settings.compression_level,
+        )?;
+        let count = self.rows.len() as u64;
+        self.packer.new_records += count;
+        self.packer.new_bytes += bytes.len() as u64;
+        let pack = self.packer.repository.put_pack(bytes, count, ordinals)?;
+        self.packer.progress.advance(count, self.bytes);
+        self.reference.packs.push(pack);
+        self.rows.clear();
+        self.bytes = 0;
+        Ok(())
+    }
+
+    fn tombstones(&mut self, tombstones: &[Tombstone]) -> Result<()> {
+        let rows: Vec<PackTombstone> = tombstones
+            .iter()
+            .map(|tombstone| PackTombstone {
+                ordinal: tombstone.ordinal,
+                sequence: tombstone.sequence,
+                id: tombstone.id.clone(),
+            })
+            .collect();
+        let ordinals = tombstones.iter().map(|tombstone| tombstone.ordinal);
+        let (Some(first), Some(last)) = (ordinals.clone().min(), ordinals.max()) else {
+            return Ok(());
+        };
+        let bytes = pack::encode_tombstones(&rows, self.packer.settings.compression_level)?;
+        let count = rows.len() as u64;
+        self.packer.tombstones += count;
+        self.packer.new_bytes += bytes.len() as u64;
+        let pack = self
+            .packer
+            .repository
+            .put_pack(bytes, count, (first, last))?;
+        self.reference.tombstones.push(pack);
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<LayerReference> {
+        self.flush()?;
+        Ok(self.reference)
+    }
+}
+
+fn row_dimension(row: &PackRow) -> Result<u32> {
+    let view = crate::model::record::RecordView::parse(&row.canonical)?;
+    u32::try_from(view.dimension()).map_err(|_| Error::internal("too many dimensions"))
+}

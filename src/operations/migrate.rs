@@ -1,0 +1,170 @@
+//! Migrating a collection to another name: copied aside while writes go on, caught up, proved equal,
+//! made visible in one step.
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::backup::check_room;
+use super::conflict::{Action, OnConflict, Target, decide};
+use super::stage::{Expected, Stage};
+use crate::disk;
+use crate::engine::{CutScope, Engine, Publication, Tombstone};
+use crate::error::{Error, Result};
+use crate::model::digest::Digest;
+use crate::model::names::CollectionName;
+use crate::progress::Progress;
+
+/// The one environment there is: this store.
+pub const LOCAL: &str = "local";
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct MigrateRequest {
+    /// From.
+    pub source: CollectionName,
+    /// To.
+    pub target: CollectionName,
+    /// What to do where the target exists.
+    pub on_conflict: OnConflict,
+}
+
+/// Bounds of a migration's catching up.
+#[derive(Clone, Copy, Debug)]
+pub struct MigrateSettings {
+    /// Changes that the last round may read under the write lock.
+    pub max_last_round: usize,
+    /// Rounds before the last one comes whatever it costs.
+    pub max_rounds: usize,
+}
+
+/// A checked request.
+#[derive(Clone, Debug)]
+pub struct MigratePlan {
+    source: CollectionName,
+    source_id: Uuid,
+    target: Target,
+}
+
+/// What a migration did.
+#[derive(Clone, Debug, Serialize)]
+pub struct MigrateOutcome {
+    /// From.
+    pub source: CollectionName,
+    /// To.
+    pub target: CollectionName,
+    /// How the target came to its name.
+    pub action: Action,
+    /// Records read, those read again by catching up included.
+    pub read: u64,
+    /// Records in the target.
+    pub inserted: u64,
+    /// Canonical bytes read.
+    pub bytes: u64,
+    /// How long it took.
+    pub duration_ms: u64,
+    /// The source's digest at the moment of the cut.
+    pub source_digest: Digest,
+    /// The target's digest, recomputed from what was written.
+    pub target_digest: Digest,
+}
+
+/// Checks a request.
+///
+/// # Errors
+/// `NotFound` for the source, `NameConflict` under `fail`, `Unprocessable` when both are the same,
+/// `InsufficientStorage`.
+pub fn plan(engine: &Engine, request: MigrateRequest) -> Result<MigratePlan> {
+    if request.source == request.target {
+        return Err(Error::unprocessable(
+            "source and target are the same collection",
+        ));
+    }
+    let source = engine.collection_by_name(&request.source)?;
+    let target = decide(engine, request.target, request.on_conflict, "migrated", &[])?;
+    let needed = source.head.bytes.saturating_mul(2);
+    check_room(Some(disk::available_bytes(engine.data_dir())?), needed)?;
+    Ok(MigratePlan {
+        source: request.source,
+        source_id: source.descriptor.id,
+        target,
+    })
+}
+
+/// Migrates.
+///
+/// # Errors
+/// `NotFound` when the source is dropped meanwhile, `NameConflict` when names changed since the plan,
+/// `Canceled`, `StorageFault`. Nothing is visible then.
+pub fn execute(
+    engine: &Engine,
+    plan: &MigratePlan,
+    settings: MigrateSettings,
+    progress: &Progress,
+) -> Result<MigrateOutcome> {
+    let started = std::time::Instant::now();
+    let source = engine.collection(plan.source_id)?;
+    progress.phase("copy", source.head.count);
+    let name = plan.target.name.clone();
+    let mut stage = Stage::new(engine, name, source.descriptor.definition.clone())?;
+    let (mut read, mut bytes) = (0, 0);
+    let mut count = |canonical: &[u8]| {
+        read += 1;
+        bytes += canonical.len() as u64;
+        progress.advance(1, canonical.len() as u64);
+    };
+    let mut last = engine
+        .begin_cut(CutScope::Collections(vec![plan.source_id]))
+        .run(
+            settings.max_last_round,
+            settings.max_rounds,
+            progress,
+            |_, layer| {
+                stage.remove(&ordinals(&layer.tombstones))?;
+                layer.for_each(|ordinal, stored| {
+                    progress.check()?;
+                    count(stored.canonical);
+                    stage.put(ordinal, stored.canonical.to_vec())
+                })
+            },
+        )?;
+    let part = last
+        .parts
+        .remove(&plan.source_id)
+        .ok_or_else(|| Error::internal("the cut lost its collection"))?;
+    stage.remove(&ordinals(&part.tombstones))?;
+    for (ordinal, _, canonical) in part.records {
+        count(&canonical);
+        stage.put(ordinal, canonical)?;
+    }
+    let expected = Expected {
+        records: part.info.head.count,
+        digest: part.info.head.digest,
+    };
+    let definition = &part.info.descriptor.definition;
+    let info = stage.finish(definition, part.info.head.next_ordinal, expected)?;
+    progress.commit()?;
+    engine.publish(&[Publication {
+        staged: stage.id(),
+        name: plan.target.name.clone(),
+        replaces: plan.target.replaces,
+    }])?;
+    stage.published();
+    Ok(MigrateOutcome {
+        source: plan.source.clone(),
+        target: plan.target.name.clone(),
+        action: plan.target.action,
+        read,
+        inserted: info.head.count,
+        bytes,
+        duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        source_digest: part.info.head.digest,
+        target_digest: info.head.digest,
+    })
+}
+
+fn ordinals(tombstones: &[Tombstone]) -> Vec<u64> {
+    tombstones
+        .iter()
+        .map(|tombstone| tombstone.ordinal)
+        .collect()
+}

@@ -1,0 +1,101 @@
+//! How far long work has come, and the way to stop it. Handed down into operations.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::error::{Error, Kind, Result};
+
+/// Shared between the work and whoever watches it. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Progress {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    phase: Mutex<&'static str>,
+    done: AtomicU64,
+    total: AtomicU64,
+    bytes: AtomicU64,
+    canceled: AtomicBool,
+    committed: AtomicBool,
+}
+
+/// A reading of [`Progress`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// What is being done.
+    pub phase: &'static str,
+    /// Records done in this phase.
+    pub done: u64,
+    /// Records to do in this phase, as far as known.
+    pub total: u64,
+    /// Bytes done in this phase.
+    pub bytes_done: u64,
+}
+
+impl Progress {
+    /// Begins a phase with that many records to do.
+    pub fn phase(&self, phase: &'static str, total: u64) {
+        *self.inner.phase.lock() = phase;
+        self.inner.done.store(0, Ordering::Relaxed);
+        self.inner.bytes.store(0, Ordering::Relaxed);
+        self.inner.total.store(total, Ordering::Relaxed);
+    }
+
+    /// Counts work done.
+    pub fn advance(&self, records: u64, bytes: u64) {
+        self.inner.done.fetch_add(records, Ordering::Relaxed);
+        self.inner.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Called between units of work.
+    ///
+    /// # Errors
+    /// `Canceled` once [`Progress::cancel`] was called.
+    pub fn check(&self) -> Result<()> {
+        if self.inner.canceled.load(Ordering::Relaxed) {
+            return Err(Error::new(Kind::Canceled, "the job was canceled"));
+        }
+        Ok(())
+    }
+
+    /// The last [`Progress::check`]: from here on the work cannot be canceled.
+    ///
+    /// # Errors
+    /// `Canceled`.
+    pub fn commit(&self) -> Result<()> {
+        // The order makes a cancel that comes in between either seen here or refused there.
+        self.inner.committed.store(true, Ordering::SeqCst);
+        if self.inner.canceled.load(Ordering::SeqCst) {
+            return self.check();
+        }
+        Ok(())
+    }
+
+    /// Asks the work to stop; false when it is too late.
+    pub fn cancel(&self) -> bool {
+        if self.inner.committed.load(Ordering::SeqCst) {
+            return false;
+        }
+        self.inner.canceled.store(true, Ordering::SeqCst);
+        !self.inner.committed.load(Ordering::SeqCst)
+    }
+
+    /// How far it is.
+    pub fn reading(&self) -> Reading {
+        Reading {
+            phase: *self.inner.phase.lock(),
+            done: self.inner.done.load(Ordering::Relaxed),
+            total: self.inner.total.load(Ordering::Relaxed),
+            bytes_done: self.inner.bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Whether a cancel would still have an effect.
+    pub fn cancellable(&self) -> bool {
+        !self.inner.committed.load(Ordering::Relaxed)
+    }
+}

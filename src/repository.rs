@@ -1,0 +1,241 @@
+//! Where backups live: manifests that commit them, and packs of records named by their hash.
+//!
+//! A backup is visible once its manifest is there; the manifest is put last and create-only. Packs that
+//! no manifest refers to are garbage, never damage. All calls block: they are made from jobs, on
+//! blocking threads.
+
+mod backend;
+pub mod format;
+pub mod pack;
+pub mod reader;
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use tokio::runtime::Handle;
+use uuid::Uuid;
+
+use crate::error::{Error, Kind, Result};
+use backend::Backend;
+use format::{MANIFEST_SUFFIX, Manifest, PackReference, RepositoryHeader};
+
+pub use backend::Room;
+
+const HEADER: &str = "repository.json";
+const MANIFESTS: &str = "backups";
+
+/// An open repository. Cheap to clone.
+#[derive(Clone)]
+pub struct Repository {
+    backend: Backend,
+    id: Uuid,
+}
+
+impl Repository {
+    /// Opens the repository at a directory path (or `file://` URL), creating it when it is empty.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a URL of a kind that is not offered, `StorageFault` when it cannot be read or
+    /// written, has a newer format, or is damaged.
+    pub fn open(url: &str, runtime: Handle) -> Result<Self> {
+        let backend = Backend::open(url, runtime)?;
+        let header = match backend.get(HEADER)? {
+            Some(bytes) => RepositoryHeader::decode(&bytes)?,
+            None => create_header(&backend)?,
+        };
+        Ok(Self {
+            backend,
+            id: header.repository_id,
+        })
+    }
+
+    /// The repository's identity.
+    pub fn id(&self) -> Uuid {
+        self.id
+    }
+
+    /// Where it is, for people. Carries no secret.
+    pub fn location(&self) -> &str {
+        self.backend.location()
+    }
+
+    /// Free room, where the kind of repository can tell.
+    ///
+    /// # Errors
+    /// `StorageFault` when it cannot be asked.
+    pub fn room(&self) -> Result<Option<Room>> {
+        self.backend.room()
+    }
+
+    /// Reads the header back: whether the repository can be reached and is still the same.
+    ///
+    /// # Errors
+    /// `StorageFault`.
+    pub fn probe(&self) -> Result<()> {
+        let bytes = self
+            .backend
+            .get(HEADER)?
+            .ok_or_else(|| Error::storage(format!("the repository {} is gone", self.location())))?;
+        if RepositoryHeader::decode(&bytes)?.repository_id != self.id {
+            return Err(Error::storage(format!(
+                "the repository {} was replaced by another one",
+                self.location()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Stores a pack under the hash of its bytes; one that is there already is not stored twice.
+    ///
+    /// # Errors
+    /// `StorageFault`.
+    pub fn put_pack(
+        &self,
+        bytes: Vec<u8>,
+        records: u64,
+        ordinals: (u64, u64),
+    ) -> Result<PackReference> {
+        let reference = PackReference {
+            hash: blake3::hash(&bytes).to_hex().to_string(),
+            size_bytes: bytes.len() as u64,
+            records,
+            first_ordinal: ordinals.0,
+            last_ordinal: ordinals.1,
+        };
+        self.backend.put_new(&reference.path(), bytes)?;
+        Ok(reference)
+    }
+
+    /// Reads a pack and checks its bytes against its name.
+    ///
+    /// # Errors
+    /// `BackupCorrupt` when it is missing or damaged.
+    pub fn pack(&self, reference: &PackReference) -> Result<bytes::Bytes> {
+        let path = reference.path();
+        let damaged = |what: &str| {
+            Error::backup_corrupt(format!("pack {} {what}", reference.hash))
+                .with("pack", reference.hash.clone())
+        };
+        let bytes = self
+            .backend
+            .get(&path)?
+            .ok_or_else(|| damaged("is missing"))?;
+        if blake3::hash(&bytes).to_hex().as_str() != reference.hash {
+            return Err(damaged(
+                "is damaged: its bytes do not have the hash it is named by",
+            ));
+        }
+        Ok(bytes)
+    }
+
+    /// Commits a backup: checks that its packs exist, then puts the manifest, create-only. When the id is
+    /// taken a suffix is added; the id used is in the returned manifest.
+    ///
+    /// # Errors
+    /// `StorageFault`; nothing is visible then.
+    pub fn commit(&self, mut manifest: Manifest) -> Result<Manifest> {
+        for reference in manifest.packs() {
+            if self.backend.size(&reference.path())? != Some(reference.size_bytes) {
+                return Err(Error::storage(format!(
+                    "pack {} is not in the repository as it was written",
+                    reference.hash
+                )));
+            }
+        }
+        let base = manifest.id.clone();
+        for attempt in 2..1_000 {
+            if self
+                .backend
+                .put_new(&manifest_path(&manifest.id), manifest.encode())?
+            {
+                return Ok(manifest);
+            }
+            manifest.id = format!("{base}-{attempt}");
+        }
+        Err(Error::internal("no free backup id was found"))
+    }
+
+    /// All backups, newest first. One whose manifest cannot be read is reported in the log and listed
+    /// under the second member by id.
+    ///
+    /// # Errors
+    /// `StorageFault` when the repository cannot be listed.
+    pub fn backups(&self) -> Result<(Vec<Manifest>, BTreeMap<String, Error>)> {
+        let mut manifests = Vec::new();
+        let mut damaged = BTreeMap::new();
+        for name in self.backend.list(MANIFESTS)? {
+            let Some(id) = name.strip_suffix(MANIFEST_SUFFIX) else {
+                continue;
+            };
+            match self.backup(id) {
+                Ok(manifest) => manifests.push(manifest),
+                // Deleted since it was listed.
+                Err(error) if error.kind() == Kind::NotFound => {}
+                Err(error) => {
+                    tracing::warn!(backup = id, %error, "a manifest cannot be read");
+                    damaged.insert(id.to_owned(), error);
+                }
+            }
+        }
+        manifests.sort_by(|a, b| (b.created_at, &b.id).cmp(&(a.created_at, &a.id)));
+        Ok((manifests, damaged))
+    }
+
+    /// One backup.
+    ///
+    /// # Errors
+    /// `NotFound`; `BackupCorrupt` when its manifest is damaged.
+    pub fn backup(&self, id: &str) -> Result<Manifest> {
+        let missing = || Error::not_found(format!("there is no backup {id:?}"));
+        if !format::is_backup_id(id) {
+            return Err(missing());
+        }
+        let bytes = self.backend.get(&manifest_path(id))?.ok_or_else(missing)?;
+        let manifest = Manifest::decode(&bytes).map_err(|reason| {
+            Error::backup_corrupt(format!("the manifest of {id} is damaged: {reason}"))
+                .with("backup", id)
+        })?;
+        if manifest.id != id {
+            return Err(Error::backup_corrupt(format!(
+                "the manifest of {id} says that it is of {}",
+                manifest.id
+            )));
+        }
+        Ok(manifest)
+    }
+
+    /// The newest readable backup.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none.
+    pub fn latest(&self) -> Result<Manifest> {
+        let (manifests, _) = self.backups()?;
+        manifests
+            .into_iter()
+            .next()
+            .ok_or_else(|| Error::not_found("there is no backup yet"))
+    }
+}
+
+fn create_header(backend: &Backend) -> Result<RepositoryHeader> {
+    let header = RepositoryHeader {
+        format: format::REPOSITORY_FORMAT,
+        repository_id: Uuid::new_v4(),
+    };
+    if backend.put_new(HEADER, header.encode())? {
+        return Ok(header);
+    }
+    let bytes = backend
+        .get(HEADER)?
+        .ok_or_else(|| Error::storage("repository.json came and went"))?;
+    RepositoryHeader::decode(&bytes)
+}
+
+fn manifest_path(id: &str) -> String {
+    format!("{MANIFESTS}/{id}{MANIFEST_SUFFIX}")
+}
+
+/// The id of a backup made at this time.
+pub fn backup_id(at: DateTime<Utc>) -> String {
+    at.format("backup_%Y-%m-%d_%H-%M-%S").to_string()
+}
