@@ -29,6 +29,8 @@ LABEL org.opencontainers.image.title="vectorkeep" \
 # would make the image differ from day to day.
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=build /out/vectorkeep /usr/local/bin/vectorkeep
+# The demo's bundled records are WordNet glosses; their licence travels with them.
+COPY LICENSE tests/data/LICENSE-wordnet.txt /usr/share/doc/vectorkeep/
 
 # The directory is made before VOLUME: a new named volume takes over its owner, so the service can write
 # without ever running as root.

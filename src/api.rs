@@ -17,6 +17,7 @@ mod routes;
 use std::future::Future;
 use std::time::Duration;
 
+use axum::serve::ListenerExt as _;
 use tokio::net::TcpListener;
 
 use crate::app::App;
@@ -43,6 +44,12 @@ pub async fn serve(
         draining.start_draining();
         stopping.send_replace(true);
     };
+    // Small answers must not wait for the acknowledgement of the one before.
+    let listener = listener.tap_io(|connection| {
+        if let Err(error) = connection.set_nodelay(true) {
+            tracing::debug!(%error, "a connection keeps its delay");
+        }
+    });
     let server = axum::serve(listener, router(&app)).with_graceful_shutdown(signal);
     let grace = Duration::from_millis(app.config().server.shutdown_grace_ms);
     let overdue = async {

@@ -13,6 +13,7 @@ mod format;
 mod inspect;
 mod kernel;
 mod maintenance;
+mod metadata;
 mod namespaces;
 mod search;
 mod staging;
@@ -22,7 +23,7 @@ mod write;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, RwLock};
@@ -82,10 +83,19 @@ struct Inner {
     /// Watermarks of running cuts: tombstones above the lowest stay.
     pins: Mutex<Vec<(u64, u64)>>,
     /// Collections whose records are to be removed, and the bell for the maintenance thread.
-    garbage: Mutex<Vec<Uuid>>,
+    garbage: Mutex<Vec<Garbage>>,
     bell: Condvar,
+    /// Searches that run; they share the cores.
+    searches: AtomicUsize,
     closing: AtomicBool,
     maintenance: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+/// A collection that no name points to any more.
+struct Garbage {
+    id: Uuid,
+    /// Who still reads it holds this as well; its records stay until they are done.
+    collection: Option<Arc<Collection>>,
 }
 
 /// State that only the holder of the write lock sees.
@@ -120,6 +130,7 @@ impl Engine {
             pins: Mutex::new(Vec::new()),
             garbage: Mutex::new(garbage),
             bell: Condvar::new(),
+            searches: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
             maintenance: Mutex::new(None),
         });
@@ -215,12 +226,15 @@ impl Engine {
 }
 
 /// Builds the catalog in memory and names what has to be swept.
-fn load(store: &Store, stored: StoredCatalog) -> Result<(Catalog, Vec<Uuid>)> {
+fn load(store: &Store, stored: StoredCatalog) -> Result<(Catalog, Vec<Garbage>)> {
     let mut catalog = Catalog::default();
     let mut garbage = Vec::new();
     for descriptor in &stored.descriptors {
         if descriptor.lifecycle != Lifecycle::Live || !stored.points_to(descriptor) {
-            garbage.push(descriptor.id);
+            garbage.push(Garbage {
+                id: descriptor.id,
+                collection: None,
+            });
             continue;
         }
         let head = catalog::read_head(store, descriptor.id)?;
@@ -300,6 +314,16 @@ impl Inner {
         catalog.databases.insert(key, database);
         drop(catalog);
         self.store.wait_synced(sequence)
+    }
+
+    /// A live collection, for clients: a staged one is not there for them.
+    fn live_collection(&self, id: Uuid) -> Result<Arc<Collection>> {
+        let collection = self.collection(id)?;
+        let lifecycle = collection.state.read().descriptor.lifecycle;
+        match lifecycle {
+            Lifecycle::Live => Ok(collection),
+            Lifecycle::Staging | Lifecycle::Dropped => Err(missing(id)),
+        }
     }
 
     /// A live or staged collection.

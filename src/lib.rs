@@ -1,4 +1,31 @@
-//! vectorkeep
+//! vectorkeep: a vector database service that can prove its data is safe.
+//!
+//! It stores collections of embeddings with documents and metadata in an embedded store, speaks Chroma's
+//! HTTP API v2, backs up online, restores all-or-nothing, migrates with a proof of equality, and checks
+//! its own health by reading real bytes.
+//!
+//! # Layers
+//!
+//! Downwards only: `api` → `app` → `jobs`, `health` → `operations` → `engine` | `repository` → `model`,
+//! `error`. `engine` and `repository` never import each other: only `operations` joins them. axum,
+//! tower-http and utoipa are named only in [`api`], sled only in `engine/store`, object_store only in
+//! `repository/backend`.
+//!
+//! # A query, traced
+//!
+//! `POST …/collections/{id}/query` passes `api/layers` (request id, bounds), is extracted as bytes by
+//! `api/extract`, parsed on a blocking thread by `api/chroma/reads`, held against the schema by
+//! `api/chroma/filters`, answered by [`engine::Engine::query`]: the filter picks candidates, `search`
+//! compares their vectors in memory, the few winners are read from the store and checked; the answer is
+//! encoded on the same thread.
+//!
+//! # A backup, traced
+//!
+//! `POST /backups` makes a [`operations::backup::plan`], submits a job and answers 202. The job calls
+//! [`operations::backup::execute`]: an [`engine::Cut`] copies collections while writes go on, layer by
+//! layer, into packs ([`repository::pack`]); its last round under the write lock is the backup's moment;
+//! the store is synced up to it; the manifest is put last, create-only, and that put is the commit.
+
 pub mod api;
 pub mod app;
 pub mod config;
@@ -10,6 +37,7 @@ pub mod health;
 pub mod jobs;
 pub mod model;
 pub mod operations;
+pub mod probe;
 pub mod progress;
 pub mod repository;
 pub mod telemetry;

@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use vectorkeep::app::App;
 use vectorkeep::config::Config;
 use vectorkeep::error::{Error, Result};
-use vectorkeep::{api, demo, telemetry};
+use vectorkeep::{api, demo, probe, telemetry};
 
 /// A vector database service that can prove its data is safe.
 #[derive(Parser)]
@@ -47,8 +47,14 @@ async fn main() -> ExitCode {
         None => serve(None).await,
         Some(Command::Serve { config }) => serve(config).await,
         Some(Command::Openapi) => print_openapi(),
-        Some(Command::Health { url }) => demo::print_health(&url).await,
-        Some(Command::Demo(arguments)) => demo::run(arguments).await,
+        Some(Command::Health { url }) => print_health(&url).await,
+        Some(Command::Demo(arguments)) => {
+            // The reason stands in the demo's own output.
+            return match demo::run(arguments).await {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(_) => ExitCode::FAILURE,
+            };
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -73,6 +79,12 @@ fn report(error: &Error) {
 #[expect(clippy::print_stdout, reason = "the command's output")]
 fn print_openapi() -> Result<()> {
     print!("{}", api::spec_json()?);
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "the command's output")]
+async fn print_health(url: &str) -> Result<()> {
+    println!("{}", probe::health(url).await?);
     Ok(())
 }
 

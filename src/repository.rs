@@ -204,16 +204,22 @@ impl Repository {
         Ok(manifest)
     }
 
-    /// The newest readable backup.
+    /// The newest backup.
     ///
     /// # Errors
-    /// `NotFound` when there is none.
+    /// `NotFound` when there is none; `BackupCorrupt` when the newest one's manifest is damaged: an older
+    /// state is not what `latest` asks for.
     pub fn latest(&self) -> Result<Manifest> {
-        let (manifests, _) = self.backups()?;
-        manifests
+        let (manifests, damaged) = self.backups()?;
+        let newest = manifests.into_iter().next();
+        let newer = damaged
             .into_iter()
-            .next()
-            .ok_or_else(|| Error::not_found("there is no backup yet"))
+            .next_back()
+            .filter(|(id, _)| newest.as_ref().is_none_or(|newest| *id > newest.id));
+        match newer {
+            Some((_, error)) => Err(error),
+            None => newest.ok_or_else(|| Error::not_found("there is no backup yet")),
+        }
     }
 }
 

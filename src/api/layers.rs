@@ -59,10 +59,10 @@ pub(super) async fn identify(request: Request, next: Next) -> Response {
     if let Ok(value) = HeaderValue::from_str(&id) {
         headers.insert(REQUEST_ID, value);
     }
-    if status.is_client_error() || status.is_server_error() {
-        if let Ok(value) = HeaderValue::from_str(&unique) {
-            headers.insert(TRACE_ID, value);
-        }
+    if (status.is_client_error() || status.is_server_error())
+        && let Ok(value) = HeaderValue::from_str(&unique)
+    {
+        headers.insert(TRACE_ID, value);
     }
     let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     span.in_scope(|| {
@@ -103,15 +103,14 @@ fn explain_unknown(method: &Method, path: &str, response: Response) -> Response 
 /// Parts of the contract that this version does not have.
 fn is_planned(method: &Method, path: &str) -> bool {
     let segments: Vec<&str> = path.split('/').skip(1).collect();
-    match (method.as_str(), segments.as_slice()) {
+    matches!(
+        (method.as_str(), segments.as_slice()),
         (
             "POST",
-            ["drills" | "compactions"] | ["backups", "import" | "prune"] | ["backups", _, "verify"],
-        )
-        | ("PATCH" | "DELETE", ["backups", _])
-        | ("GET", ["metrics"] | ["jobs", _, "events"]) => true,
-        _ => false,
-    }
+            ["drills" | "compactions"] | ["backups", "import" | "prune"] | ["backups", _, "verify"]
+        ) | ("PATCH" | "DELETE", ["backups", _])
+            | ("GET", ["metrics"] | ["jobs", _, "events"])
+    )
 }
 
 /// Bounds on requests.

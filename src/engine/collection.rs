@@ -8,6 +8,7 @@ use parking_lot::RwLock;
 use uuid::Uuid;
 
 use super::format::{self, Head, StoredRecord};
+use super::metadata::MetadataIndex;
 use super::store::{Store, Tree, Value, prefix_end};
 use super::vectors::Columns;
 use crate::error::{Error, Kind, Result};
@@ -25,6 +26,7 @@ pub(super) struct CollectionState {
     pub(super) descriptor: Arc<CollectionDescriptor>,
     pub(super) head: Head,
     pub(super) columns: Columns,
+    pub(super) metadata: MetadataIndex,
     /// Tombstones in the store.
     pub(super) tombstones: u64,
     /// Why reads are refused: a record could not be read when the store was opened.
@@ -83,6 +85,7 @@ impl Collection {
                 descriptor: Arc::new(descriptor),
                 head,
                 columns: Columns::default(),
+                metadata: MetadataIndex::default(),
                 tombstones: 0,
                 damage: None,
             }),
@@ -125,7 +128,9 @@ impl Collection {
                 let record = StoredRecord::decode(&value)?;
                 vector.clear();
                 vector.extend(record.view.embedding());
+                let metadata = record.view.metadata()?;
                 state.columns.put(ordinal, record.sequence, &vector);
+                state.metadata.insert(ordinal, &metadata);
                 Ok(())
             });
             if let Err(error) = outcome {

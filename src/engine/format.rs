@@ -99,9 +99,30 @@ pub(super) fn record_key(collection: Uuid, ordinal: u64) -> Vec<u8> {
     join(collection, &ordinal.to_be_bytes())
 }
 
-/// `ids`: collection, id.
+/// Ids up to this length stand in their key; longer ones are found by their hash, so that no key makes
+/// a page too large.
+const MAX_ID_KEY_BYTES: usize = 256;
+const PLAIN_ID: u8 = 0;
+const HASHED_ID: u8 = 1;
+
+/// `ids`: collection, kind of key, id or its hash.
 pub(super) fn id_key(collection: Uuid, id: &str) -> Vec<u8> {
-    join(collection, id.as_bytes())
+    if id.len() <= MAX_ID_KEY_BYTES {
+        let mut key = join(collection, &[PLAIN_ID]);
+        key.extend_from_slice(id.as_bytes());
+        return key;
+    }
+    let mut key = join(collection, &[HASHED_ID]);
+    key.extend_from_slice(blake3::hash(id.as_bytes()).as_bytes());
+    key
+}
+
+/// The id that an `ids` key stands for, for people.
+pub(super) fn printable_id(key: &[u8]) -> String {
+    match after_collection(key).ok().and_then(<[u8]>::split_first) {
+        Some((&PLAIN_ID, id)) => format!("{:?}", String::from_utf8_lossy(id)),
+        _ => "a long id".to_owned(),
+    }
 }
 
 /// `tombstones`: collection, sequence, ordinal.

@@ -189,7 +189,7 @@ impl Inner {
         if RecordHash::of(stored.canonical) != stored.hash {
             return Err(Error::storage("its content does not have the stored hash"));
         }
-        stored.view.metadata()?;
+        let metadata = stored.view.metadata()?;
         let id = stored.view.id;
         let orphan = match self
             .store
@@ -212,9 +212,17 @@ impl Inner {
                             .zip(stored.view.embedding())
                             .all(|(memory, disk)| memory.to_bits() == disk.to_bits())
                 });
-                (!same).then(|| {
-                    format!("the vector of record {id:?} in memory differs from the stored one")
-                })
+                if !same {
+                    Some(format!(
+                        "the vector of record {id:?} in memory differs from the stored one"
+                    ))
+                } else if !state.metadata.agrees(ordinal, &metadata) {
+                    Some(format!(
+                        "the metadata of record {id:?} in memory differs from the stored one"
+                    ))
+                } else {
+                    None
+                }
             }
         };
         drop(state);
@@ -252,18 +260,18 @@ impl Inner {
                         return Err(damaged.error);
                     };
                     inspection.damaged += 1;
-                    let id = String::from_utf8_lossy(format::after_collection(&key)?).into_owned();
-                    inspection.note(limits, || format!("the id entry of {id:?} is damaged"));
+                    let id = format::printable_id(&key);
+                    inspection.note(limits, || format!("the id entry of {id} is damaged"));
                     continue;
                 }
             };
             inspection.checked_ids += 1;
-            let id = String::from_utf8_lossy(format::after_collection(&key)?).into_owned();
+            let id = format::printable_id(&key);
             let ordinal = format::le_u64(&value)?;
             // A damaged record is found by the pass over the records; here only its absence counts.
             if collection.state.read().columns.slot(ordinal).is_none() {
                 inspection.orphans += 1;
-                inspection.note(limits, || format!("id {id:?} points to no record"));
+                inspection.note(limits, || format!("id {id} points to no record"));
             }
         }
         Ok(())
@@ -276,10 +284,7 @@ impl Inner {
             .scan(Tree::Ids, prefix.clone(), prefix_end(&prefix), false)
             .filter_map(std::result::Result::ok)
             .find(|(_, value)| format::le_u64(value).ok() == Some(ordinal))
-            .and_then(|(key, _)| {
-                let id = format::after_collection(&key).ok()?;
-                Some(format!("{:?}", String::from_utf8_lossy(id)))
-            })
+            .map(|(key, _)| format::printable_id(&key))
             .unwrap_or_else(|| format!("at ordinal {ordinal}"))
     }
 }

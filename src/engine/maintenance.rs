@@ -8,8 +8,9 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::catalog::CatalogBatch;
+use super::collection::Collection;
 use super::store::{Batch, Tree, prefix_end};
-use super::{Durability, Inner};
+use super::{Durability, Garbage, Inner};
 use crate::error::{Error, Result};
 
 /// Entries removed under one hold of the write lock.
@@ -33,11 +34,19 @@ pub(super) fn start(inner: &Arc<Inner>) -> Result<()> {
     Ok(())
 }
 
+impl Garbage {
+    /// Whether nobody but the list holds the collection. The catalog does not any more, so nobody new can.
+    fn is_unread(&self) -> bool {
+        self.collection
+            .as_ref()
+            .is_none_or(|collection| Arc::strong_count(collection) == 1)
+    }
+}
+
 impl Inner {
     /// One round of work, then a wait for the next. False when the engine closes.
     fn tick(&self) -> bool {
-        let next = self.garbage.lock().pop();
-        if let Some(id) = next
+        if let Some(id) = self.next_garbage()
             && let Err(error) = self.purge(id)
         {
             tracing::warn!(collection.id = %id, %error, "removing a dropped collection failed; it is tried again at the next start");
@@ -46,7 +55,7 @@ impl Inner {
             tracing::error!(%error, "background sync failed");
         }
         let mut garbage = self.garbage.lock();
-        if garbage.is_empty() && !self.closing.load(Ordering::Acquire) {
+        if !garbage.iter().any(Garbage::is_unread) && !self.closing.load(Ordering::Acquire) {
             let wait = match self.options.durability {
                 Durability::Always => TICK,
                 Durability::Interval(interval) => interval.min(TICK),
@@ -66,10 +75,21 @@ impl Inner {
         self.store.write_watermark()
     }
 
-    /// Leaves a collection's records to the background thread.
-    pub(super) fn discard(&self, ids: impl IntoIterator<Item = Uuid>) {
-        self.garbage.lock().extend(ids);
+    /// Leaves collections' records to the background thread.
+    pub(super) fn discard(&self, dropped: impl IntoIterator<Item = Arc<Collection>>) {
+        let dropped = dropped.into_iter().map(|collection| Garbage {
+            id: collection.id,
+            collection: Some(collection),
+        });
+        self.garbage.lock().extend(dropped);
         self.bell.notify_all();
+    }
+
+    /// A dropped collection that nobody reads any more.
+    fn next_garbage(&self) -> Option<Uuid> {
+        let mut garbage = self.garbage.lock();
+        let at = garbage.iter().position(Garbage::is_unread)?;
+        Some(garbage.swap_remove(at).id)
     }
 
     /// Removes everything stored under a collection id, its descriptor last, so that an interrupted

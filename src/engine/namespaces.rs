@@ -194,13 +194,13 @@ impl Engine {
         }
         batch.remove_database(tenant, name);
         let sequence = inner.commit_locked(&mut writer, batch)?;
-        {
+        let forgotten = {
             let mut catalog = inner.catalog.write();
             catalog.databases.remove(&key);
-            forget(&mut catalog, &dropped);
-        }
+            forget(&mut catalog, &dropped)
+        };
         drop(writer);
-        inner.discard(dropped.into_iter().map(|(_, id)| id));
+        inner.discard(forgotten);
         inner.acknowledge(sequence)
     }
 
@@ -362,9 +362,9 @@ impl Engine {
         let mut batch = Batch::default();
         inner.drop_in_batch(&mut batch, name, id)?;
         let sequence = inner.commit_locked(&mut writer, batch)?;
-        forget(&mut inner.catalog.write(), &[(name.clone(), id)]);
+        let forgotten = forget(&mut inner.catalog.write(), &[(name.clone(), id)]);
         drop(writer);
-        inner.discard([id]);
+        inner.discard(forgotten);
         inner.acknowledge(sequence)
     }
 
@@ -399,17 +399,17 @@ impl Engine {
         batch.put_tenant(&tenant);
         batch.put_database(&database);
         let sequence = inner.commit_locked(&mut writer, batch)?;
-        {
+        let forgotten = {
             let mut catalog = inner.catalog.write();
-            forget(&mut catalog, &dropped);
             catalog.tenants.clear();
             catalog.databases.clear();
             let key = (database.tenant.clone(), database.name.clone());
             catalog.tenants.insert(tenant.name.clone(), tenant);
             catalog.databases.insert(key, database);
-        }
+            forget(&mut catalog, &dropped)
+        };
         drop(writer);
-        inner.discard(dropped.into_iter().map(|(_, id)| id));
+        inner.discard(forgotten);
         inner.acknowledge(sequence)
     }
 }
@@ -444,11 +444,14 @@ impl Inner {
     }
 }
 
-fn forget(catalog: &mut Catalog, dropped: &[(CollectionName, Uuid)]) {
-    for (name, id) in dropped {
-        catalog.names.remove(name);
-        catalog.collections.remove(id);
-    }
+fn forget(catalog: &mut Catalog, dropped: &[(CollectionName, Uuid)]) -> Vec<Arc<Collection>> {
+    dropped
+        .iter()
+        .filter_map(|(name, id)| {
+            catalog.names.remove(name);
+            catalog.collections.remove(id)
+        })
+        .collect()
 }
 
 fn no_tenant(name: &str) -> Error {

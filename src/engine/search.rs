@@ -2,11 +2,14 @@
 //! them are compared (exact search). An index for large collections has its place in [`nearest`].
 
 use std::collections::{BTreeSet, BinaryHeap};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use uuid::Uuid;
 
 use super::collection::{Collection, CollectionState, Projection};
 use super::format::StoredRecord;
+use super::metadata::Selection;
+use super::vectors::Columns;
 use super::{Engine, Inner, kernel};
 use crate::error::{Error, Result};
 use crate::model::configuration::Space;
@@ -59,7 +62,7 @@ impl Engine {
     /// `NotFound`, `Unavailable` for a damaged collection, `StorageFault`.
     pub fn get(&self, collection: Uuid, request: &GetRequest) -> Result<Vec<Record>> {
         let inner = &self.inner;
-        let collection = inner.collection(collection)?;
+        let collection = inner.live_collection(collection)?;
         collection.check_readable()?;
         let mut page = Page {
             skip: request.offset,
@@ -70,22 +73,22 @@ impl Engine {
         if page.take == 0 {
             return Ok(page.records);
         }
-        let filter = request.filter.as_ref();
-        let visit = |_: u64, stored: &StoredRecord<'_>| page.visit(filter, stored);
-        match (&request.ids, filter) {
-            (Some(ids), _) => {
-                let ordinals = inner.ordinals_of(&collection, ids)?;
-                collection.visit_each(&inner.store, &ordinals, visit)?;
-            }
-            (None, Some(_)) => collection.scan_from(&inner.store, 0, visit)?,
+        match (&request.ids, &request.filter) {
             (None, None) => {
-                // Without a filter the columns know where the page starts.
+                // The columns know where the page starts.
                 let start = collection.state.read().columns.ordinal_at(request.offset);
                 page.skip = 0;
                 if let Some(start) = start {
-                    collection
-                        .scan_from(&inner.store, start, |_, stored| page.visit(None, stored))?;
+                    collection.scan_from(&inner.store, start, |_, stored| page.visit(stored))?;
                 }
+            }
+            (ids, filter) => {
+                // Selecting stops where the page is full; what is left is one record a place.
+                let most = page.skip.saturating_add(page.take);
+                let selected = inner.select(&collection, ids.as_deref(), filter.as_ref(), most)?;
+                let wanted = selected.get(page.skip..).unwrap_or_default();
+                page.skip = 0;
+                collection.visit_each(&inner.store, wanted, |_, stored| page.visit(stored))?;
             }
         }
         Ok(page.records)
@@ -98,7 +101,7 @@ impl Engine {
     /// `StorageFault`.
     pub fn query(&self, collection: Uuid, request: &QueryRequest) -> Result<Vec<Vec<Neighbour>>> {
         let inner = &self.inner;
-        let collection = inner.collection(collection)?;
+        let collection = inner.live_collection(collection)?;
         collection.check_readable()?;
         let descriptor = collection.info().descriptor;
         let nothing = || Ok(vec![Vec::new(); request.embeddings.len()]);
@@ -118,9 +121,13 @@ impl Engine {
         }
         let candidates = match (&request.ids, &request.filter) {
             (None, None) => None,
-            (ids, filter) => Some(inner.select(&collection, ids.as_deref(), filter.as_ref())?),
+            (ids, filter) => {
+                let (ids, filter) = (ids.as_deref(), filter.as_ref());
+                Some(inner.select(&collection, ids, filter, usize::MAX)?)
+            }
         };
         let space = descriptor.definition.configuration.space();
+        let (_searching, threads) = inner.begin_search();
         request
             .embeddings
             .iter()
@@ -133,6 +140,7 @@ impl Engine {
                         query,
                         request.n_results,
                         candidates.as_deref(),
+                        threads,
                     )
                 };
                 inner.fetch(&collection, &found, request.projection)
@@ -150,12 +158,7 @@ struct Page {
 }
 
 impl Page {
-    fn visit(&mut self, filter: Option<&Filter>, stored: &StoredRecord<'_>) -> Result<bool> {
-        if let Some(filter) = filter
-            && !filter.matches(&stored.view.metadata()?, stored.view.document)
-        {
-            return Ok(true);
-        }
+    fn visit(&mut self, stored: &StoredRecord<'_>) -> Result<bool> {
         if self.skip > 0 {
             self.skip -= 1;
             return Ok(true);
@@ -175,15 +178,35 @@ impl Inner {
         Ok(found.into_iter().collect())
     }
 
-    /// Ordinals of the records that are among `ids` and match `filter`, ascending.
+    /// Ordinals of the records that are among `ids` and match `filter`, ascending, the first `most` of
+    /// them. Records are read only where the filter asks for documents.
     pub(super) fn select(
         &self,
         collection: &Collection,
         ids: Option<&[String]>,
         filter: Option<&Filter>,
+        most: usize,
     ) -> Result<Vec<u64>> {
+        let Selection { ordinals, exact } = match filter {
+            Some(filter) => collection.state.read().metadata.select(filter),
+            None => Selection {
+                ordinals: None,
+                exact: true,
+            },
+        };
+        let candidates = match (ids, ordinals) {
+            (Some(ids), None) => Some(self.ordinals_of(collection, ids)?),
+            (Some(ids), Some(ordinals)) => {
+                let mut named = self.ordinals_of(collection, ids)?;
+                named.retain(|ordinal| ordinals.contains(*ordinal));
+                Some(named)
+            }
+            (None, Some(ordinals)) if exact => Some(ordinals.iter().take(most).collect()),
+            (None, Some(ordinals)) => Some(ordinals.iter().collect()),
+            (None, None) => None,
+        };
         let mut selected = Vec::new();
-        let visit = |ordinal: u64, stored: &StoredRecord<'_>| {
+        let mut visit = |ordinal: u64, stored: &StoredRecord<'_>| {
             let matches = match filter {
                 Some(filter) => filter.matches(&stored.view.metadata()?, stored.view.document),
                 None => true,
@@ -191,17 +214,15 @@ impl Inner {
             if matches {
                 selected.push(ordinal);
             }
-            Ok(true)
+            Ok(selected.len() < most)
         };
-        match ids {
-            Some(ids) => {
-                let ordinals = self.ordinals_of(collection, ids)?;
-                if filter.is_none() {
-                    return Ok(ordinals);
-                }
-                collection.visit_each(&self.store, &ordinals, visit)?;
+        match candidates {
+            Some(mut candidates) if exact => {
+                candidates.truncate(most);
+                return Ok(candidates);
             }
-            None => collection.scan_from(&self.store, 0, visit)?,
+            Some(candidates) => collection.visit_each(&self.store, &candidates, &mut visit)?,
+            None => collection.scan_from(&self.store, 0, &mut visit)?,
         }
         Ok(selected)
     }
@@ -229,9 +250,9 @@ impl Inner {
 
 /// A record that was found.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Found {
-    pub(super) ordinal: u64,
-    pub(super) distance: f64,
+struct Found {
+    ordinal: u64,
+    distance: f64,
 }
 
 /// A candidate in the heap, the worst on top: greatest distance, then latest slot.
@@ -257,44 +278,107 @@ impl Ord for Candidate {
     }
 }
 
-/// The `k` nearest of the candidates (of all records without), nearest first, by exact comparison.
-/// Final distances and their order are computed in f64.
-pub(super) fn nearest(
+/// What every vector is compared with.
+struct Comparison<'a> {
+    columns: &'a Columns,
+    space: Space,
+    query: &'a [f32],
+    query_norm: f32,
+    k: usize,
+}
+
+impl Comparison<'_> {
+    /// The `k` nearest among these slots, in no order.
+    fn nearest_of(&self, slots: impl Iterator<Item = usize>) -> BinaryHeap<Candidate> {
+        let mut heap = BinaryHeap::new();
+        for slot in slots {
+            let Some(distance) = self.distance(slot) else {
+                continue;
+            };
+            let candidate = Candidate { distance, slot };
+            if heap.len() < self.k {
+                heap.push(candidate);
+            } else if let Some(mut worst) = heap.peek_mut()
+                && candidate < *worst
+            {
+                *worst = candidate;
+            }
+        }
+        heap
+    }
+
+    fn distance(&self, slot: usize) -> Option<f32> {
+        let vector = self.columns.vector(slot)?;
+        Some(match self.space {
+            Space::L2 => kernel::squared_l2(self.query, vector),
+            Space::Ip => 1.0 - kernel::dot(self.query, vector),
+            Space::Cosine => {
+                let norm = self.columns.inverse_norm(slot)?;
+                1.0 - kernel::dot(self.query, vector) * self.query_norm * norm
+            }
+        })
+    }
+
+    /// As [`Comparison::nearest_of`], the slots shared out over threads.
+    fn nearest_in_parallel(&self, slots: &[usize], threads: usize) -> Vec<Candidate> {
+        let share = slots.len().div_ceil(threads).max(1);
+        std::thread::scope(|scope| {
+            let mut shares = slots.chunks(share);
+            let own = shares.next().unwrap_or_default();
+            let others: Vec<_> = shares
+                .map(|slots| scope.spawn(|| self.nearest_of(slots.iter().copied())))
+                .collect();
+            let mut found = self.nearest_of(own.iter().copied()).into_vec();
+            for other in others {
+                match other.join() {
+                    Ok(heap) => found.extend(heap),
+                    Err(panic) => std::panic::resume_unwind(panic),
+                }
+            }
+            found.sort_unstable();
+            found.truncate(self.k);
+            found
+        })
+    }
+}
+
+/// Components compared per thread below which starting another one costs more than it saves.
+const MIN_COMPONENTS_PER_THREAD: usize = 2_000_000;
+
+/// The `k` nearest of the candidates (of all records without), nearest first, by exact comparison on up
+/// to `threads` threads. Final distances and their order are computed in f64.
+fn nearest(
     state: &CollectionState,
     space: Space,
     query: &[f32],
     k: usize,
     candidates: Option<&[u64]>,
+    threads: usize,
 ) -> Vec<Found> {
     let columns = &state.columns;
-    let query_norm = kernel::inverse_norm(query);
-    let mut heap = BinaryHeap::new();
-    let mut offer = |slot: usize| {
-        let (Some(vector), Some(norm)) = (columns.vector(slot), columns.inverse_norm(slot)) else {
-            return;
-        };
-        let distance = match space {
-            Space::L2 => kernel::squared_l2(query, vector),
-            Space::Ip => 1.0 - kernel::dot(query, vector),
-            Space::Cosine => 1.0 - kernel::dot(query, vector) * query_norm * norm,
-        };
-        let candidate = Candidate { distance, slot };
-        if heap.len() < k {
-            heap.push(candidate);
-        } else if let Some(mut worst) = heap.peek_mut()
-            && candidate < *worst
-        {
-            *worst = candidate;
-        }
+    let comparison = Comparison {
+        columns,
+        space,
+        query,
+        query_norm: kernel::inverse_norm(query),
+        k,
     };
-    match candidates {
-        None => columns.live_slots().for_each(&mut offer),
-        Some(ordinals) => ordinals
-            .iter()
-            .filter_map(|ordinal| columns.slot(*ordinal))
-            .for_each(&mut offer),
-    }
-    let mut found: Vec<Found> = heap
+    let count = candidates.map_or(columns.live(), <[u64]>::len);
+    let worthwhile = count.saturating_mul(query.len()) / MIN_COMPONENTS_PER_THREAD;
+    let found = if threads.min(worthwhile) < 2 {
+        match candidates {
+            None => comparison.nearest_of(columns.live_slots()),
+            Some(ordinals) => comparison.nearest_of(columns.slots_of(ordinals)),
+        }
+        .into_vec()
+    } else {
+        let slots: Vec<usize> = match candidates {
+            None => columns.live_slots().collect(),
+            Some(ordinals) => columns.slots_of(ordinals).collect(),
+        };
+        comparison.nearest_in_parallel(&slots, threads.min(worthwhile))
+    };
+    let mut found: Vec<Found> = found
         .into_iter()
         .filter_map(|candidate| {
             Some(Found {
@@ -309,4 +393,23 @@ pub(super) fn nearest(
             .then(a.ordinal.cmp(&b.ordinal))
     });
     found
+}
+
+/// Counts a running search while it lives.
+struct Searching<'a>(&'a AtomicUsize);
+
+impl Drop for Searching<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Inner {
+    /// Registers a search; returns its guard and the threads it may use: the cores shared among the
+    /// searches that run.
+    fn begin_search(&self) -> (Searching<'_>, usize) {
+        let running = self.searches.fetch_add(1, Ordering::Relaxed) + 1;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        (Searching(&self.searches), (cores / running).max(1))
+    }
 }

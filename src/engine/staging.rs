@@ -79,10 +79,12 @@ impl Engine {
         let hashed: Vec<_> = records
             .iter()
             .map(|record| {
+                let view = RecordView::parse(&record.canonical)?;
                 Ok((
                     record,
                     RecordHash::of(&record.canonical),
-                    RecordView::parse(&record.canonical)?,
+                    view,
+                    view.metadata()?,
                 ))
             })
             .collect::<Result<_>>()?;
@@ -90,10 +92,12 @@ impl Engine {
         let sequence = writer.next();
         let mut head = collection.info().head;
         let mut batch = Batch::default();
-        for (record, hash, view) in &hashed {
+        let mut replaced = Vec::new();
+        for (record, hash, view, _) in &hashed {
             if let Some(payload) = collection.payload(&inner.store, record.ordinal)? {
                 let old = StoredRecord::decode(&payload)?;
                 head.subtract(&old.hash, old.canonical.len() as u64);
+                replaced.push((record.ordinal, old.view.metadata()?));
             }
             head.add(hash, record.canonical.len() as u64);
             head.next_ordinal = head.next_ordinal.max(record.ordinal + 1);
@@ -114,10 +118,14 @@ impl Engine {
         inner.commit_locked(&mut writer, batch)?;
         let mut state = collection.state.write();
         let mut vector = Vec::new();
-        for (record, _, view) in &hashed {
+        for (ordinal, metadata) in &replaced {
+            state.metadata.remove(*ordinal, metadata);
+        }
+        for (record, _, view, metadata) in &hashed {
             vector.clear();
             vector.extend(view.embedding());
             state.columns.put(record.ordinal, sequence, &vector);
+            state.metadata.insert(record.ordinal, metadata);
         }
         state.head = head;
         Ok(())
@@ -133,12 +141,14 @@ impl Engine {
         let mut writer = inner.writer.lock();
         let mut head = collection.info().head;
         let mut batch = Batch::default();
+        let mut removed = Vec::new();
         for ordinal in ordinals {
             let Some(payload) = collection.payload(&inner.store, *ordinal)? else {
                 continue;
             };
             let old = StoredRecord::decode(&payload)?;
             head.subtract(&old.hash, old.canonical.len() as u64);
+            removed.push((*ordinal, old.view.metadata()?));
             batch.remove(Tree::Records, format::record_key(staged, *ordinal));
             // The id may have moved to a newer ordinal meanwhile.
             if collection.ordinal_of(&inner.store, old.view.id)? == Some(*ordinal) {
@@ -152,9 +162,10 @@ impl Engine {
         batch.put_head(staged, &head);
         inner.commit_locked(&mut writer, batch)?;
         let mut state = collection.state.write();
-        ordinals
-            .iter()
-            .for_each(|ordinal| state.columns.remove(*ordinal));
+        for (ordinal, metadata) in &removed {
+            state.columns.remove(*ordinal);
+            state.metadata.remove(*ordinal, metadata);
+        }
         state.head = head;
         Ok(())
     }
@@ -224,7 +235,7 @@ impl Engine {
             descriptors.push((collection, descriptor));
         }
         let sequence = inner.commit_locked(&mut writer, batch)?;
-        {
+        let replaced = {
             // One hold of the catalog's lock: readers see all names flipped or none.
             let mut catalog = inner.catalog.write();
             for tenant in tenants {
@@ -238,27 +249,20 @@ impl Engine {
                 catalog.names.insert(descriptor.name.clone(), collection.id);
                 collection.state.write().descriptor = Arc::new(descriptor);
             }
-            for publication in publications {
-                publication
-                    .replaces
-                    .map(|old| catalog.collections.remove(&old));
-            }
-        }
-        drop(writer);
-        inner.discard(
             publications
                 .iter()
-                .filter_map(|publication| publication.replaces),
-        );
+                .filter_map(|publication| catalog.collections.remove(&publication.replaces?))
+                .collect::<Vec<_>>()
+        };
+        drop(writer);
+        inner.discard(replaced);
         inner.store.wait_synced(sequence)
     }
 
     /// Gives a staged collection up; its records are removed in the background.
     pub fn discard_staged(&self, staged: Uuid) {
         let removed = self.inner.catalog.write().collections.remove(&staged);
-        if removed.is_some() {
-            self.inner.discard([staged]);
-        }
+        self.inner.discard(removed);
     }
 }
 

@@ -35,6 +35,22 @@ impl Columns {
         (self.sequence(slot)? != DEAD).then_some(slot)
     }
 
+    /// Slots of those records that are live; ordinals ascending.
+    pub(super) fn slots_of(&self, ordinals: &[u64]) -> impl Iterator<Item = usize> {
+        // Where nothing was ever deleted, and after packing, a slot is an ordinal less the first one.
+        let first = self.ordinals.first().copied().unwrap_or(0);
+        let last = self.ordinals.last().copied().unwrap_or(0);
+        let gapless = last - first + 1 == self.ordinals.len() as u64;
+        ordinals.iter().filter_map(move |ordinal| {
+            if gapless {
+                let slot = usize::try_from(ordinal.checked_sub(first)?).ok()?;
+                (self.sequence(slot)? != DEAD).then_some(slot)
+            } else {
+                self.slot(*ordinal)
+            }
+        })
+    }
+
     fn sequence(&self, slot: usize) -> Option<u64> {
         self.sequences.get(slot).copied()
     }
@@ -226,6 +242,10 @@ mod tests {
                 let changed: Vec<u64> = model.iter().filter(|(_, (s, _))| *s > since).map(|(o, _)| *o).collect();
                 prop_assert_eq!(columns.changed_after(since), changed);
             }
+            let mut asked: Vec<u64> = (0..45).collect();
+            let found: Vec<u64> = columns.slots_of(&asked).filter_map(|slot| columns.ordinal(slot)).collect();
+            asked.retain(|ordinal| model.contains_key(ordinal));
+            prop_assert_eq!(found, asked);
             for (offset, ordinal) in model.keys().enumerate() {
                 prop_assert_eq!(columns.ordinal_at(offset), Some(*ordinal));
             }

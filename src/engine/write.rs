@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::model::collection::CollectionDescriptor;
 use crate::model::digest::RecordHash;
 use crate::model::filter::Filter;
-use crate::model::metadata::MetadataValue;
+use crate::model::metadata::{Metadata, MetadataValue};
 use crate::model::record::Record;
 
 /// What happens to ids that exist and ids that do not.
@@ -73,18 +73,20 @@ struct Pending {
     record: Record,
 }
 
-#[derive(Clone, Copy)]
+/// What a record was before the batch.
 struct OldVersion {
     hash: RecordHash,
     bytes: u64,
+    metadata: Metadata,
 }
 
 impl OldVersion {
-    fn of(stored: &StoredRecord<'_>) -> Self {
-        Self {
+    fn of(stored: &StoredRecord<'_>) -> Result<Self> {
+        Ok(Self {
             hash: stored.hash,
             bytes: stored.canonical.len() as u64,
-        }
+            metadata: stored.view.metadata()?,
+        })
     }
 }
 
@@ -116,7 +118,7 @@ impl Engine {
     ) -> Result<WriteOutcome> {
         let inner = &self.inner;
         let mut writer = inner.writer.lock();
-        let collection = inner.collection(collection)?;
+        let collection = inner.live_collection(collection)?;
         collection.check_readable()?;
         let info = collection.info();
         check_dimensions(&info.descriptor, &patches)?;
@@ -138,14 +140,18 @@ impl Engine {
     /// `NotFound`, `Unavailable`, `StorageFault`. Nothing is changed then.
     pub fn delete(&self, collection: Uuid, request: &DeleteRequest) -> Result<u64> {
         let inner = &self.inner;
-        let collection = inner.collection(collection)?;
+        let collection = inner.live_collection(collection)?;
         collection.check_readable()?;
         // Selecting may read the whole collection, so it happens before the lock; what is deleted is
         // decided again under it.
-        let candidates =
-            inner.select(&collection, request.ids.as_deref(), request.filter.as_ref())?;
+        let candidates = inner.select(
+            &collection,
+            request.ids.as_deref(),
+            request.filter.as_ref(),
+            usize::MAX,
+        )?;
         let mut writer = inner.writer.lock();
-        let collection = inner.collection(collection.id)?;
+        let collection = inner.live_collection(collection.id)?;
         let sequence = writer.next();
         let mut head = collection.info().head;
         let mut batch = Batch::default();
@@ -160,14 +166,14 @@ impl Engine {
             {
                 return Ok(true);
             }
-            let old = OldVersion::of(stored);
+            let old = OldVersion::of(stored)?;
             head.subtract(&old.hash, old.bytes);
             let id = stored.view.id;
             batch.remove(Tree::Records, format::record_key(collection.id, ordinal));
             batch.remove(Tree::Ids, format::id_key(collection.id, id));
             let key = format::tombstone_key(collection.id, sequence, ordinal);
             batch.put(Tree::Tombstones, key, id.as_bytes().to_vec());
-            removed.push(ordinal);
+            removed.push((ordinal, old.metadata));
             Ok(true)
         })?;
         if removed.is_empty() {
@@ -180,9 +186,10 @@ impl Engine {
         let sequence = inner.commit_locked(&mut writer, batch)?;
         {
             let mut state = collection.state.write();
-            removed
-                .iter()
-                .for_each(|ordinal| state.columns.remove(*ordinal));
+            for (ordinal, metadata) in &removed {
+                state.columns.remove(*ordinal);
+                state.metadata.remove(*ordinal, metadata);
+            }
             state.tombstones = state.tombstones + removed.len() as u64 - released;
             state.head = head;
         }
@@ -320,7 +327,7 @@ impl<'a> Draft<'a> {
         self.pending.retain(|pending| {
             let canonical = pending.record.canonical();
             let hash = RecordHash::of(&canonical);
-            match pending.old {
+            match &pending.old {
                 Some(old) if old.hash == hash => {
                     outcome.untouched += 1;
                     return false;
@@ -359,9 +366,17 @@ impl<'a> Draft<'a> {
         inner.commit_locked(writer, batch)?;
         let mut state = self.collection.state.write();
         for pending in &self.pending {
+            let record = &pending.record;
             state
                 .columns
-                .put(pending.ordinal, sequence, &pending.record.embedding);
+                .put(pending.ordinal, sequence, &record.embedding);
+            if let Some(old) = &pending.old {
+                if old.metadata == record.metadata {
+                    continue;
+                }
+                state.metadata.remove(pending.ordinal, &old.metadata);
+            }
+            state.metadata.insert(pending.ordinal, &record.metadata);
         }
         state.head = head;
         if let Some(descriptor) = descriptor {
@@ -411,7 +426,7 @@ fn load(
     merge(&mut record, patch);
     Ok(Pending {
         ordinal,
-        old: Some(OldVersion::of(&stored)),
+        old: Some(OldVersion::of(&stored)?),
         record,
     })
 }

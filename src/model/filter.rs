@@ -285,6 +285,11 @@ impl ScalarSet {
         Some(Self(scalars, first))
     }
 
+    /// The values, sorted.
+    pub fn iter(&self) -> impl Iterator<Item = &Scalar> {
+        self.0.iter()
+    }
+
     fn contains(&self, wanted: ScalarRef<'_>) -> bool {
         self.0.binary_search_by(|s| s.order(wanted)).is_ok()
     }

@@ -22,6 +22,7 @@ use crate::model::record::Record;
 /// How far behind a read may be; every read here sees every acknowledged write.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[expect(clippy::enum_variant_names, reason = "the protocol's words")]
 pub(in crate::api) enum ReadLevel {
     /// Everything.
     IndexAndWal,
@@ -216,17 +217,21 @@ impl QueryRecordsResponse {
     fn new(found: Vec<Vec<Neighbour>>, include: Vec<Include>) -> Self {
         let has = |column| include.contains(&column);
         let rows = found.len();
-        let column = |wanted: bool| wanted.then_some(rows);
-        fn empty<T>(rows: Option<usize>) -> Option<Vec<T>> {
-            rows.map(Vec::with_capacity)
+        fn column<T>(wanted: bool, rows: usize) -> Option<Vec<T>> {
+            wanted.then(|| Vec::with_capacity(rows))
+        }
+        fn push<T>(column: &mut Option<Vec<T>>, row: T) {
+            if let Some(column) = column {
+                column.push(row);
+            }
         }
         let mut answer = Self {
             ids: Vec::with_capacity(rows),
-            embeddings: empty(column(has(Include::Embeddings))),
-            documents: empty(column(has(Include::Documents))),
-            uris: empty(column(has(Include::Uris))),
-            metadatas: empty(column(has(Include::Metadatas))),
-            distances: empty(column(has(Include::Distances))),
+            embeddings: column(has(Include::Embeddings), rows),
+            documents: column(has(Include::Documents), rows),
+            uris: column(has(Include::Uris), rows),
+            metadatas: column(has(Include::Metadatas), rows),
+            distances: column(has(Include::Distances), rows),
             include,
         };
         for neighbours in found {
@@ -239,23 +244,11 @@ impl QueryRecordsResponse {
                 .map(|neighbour| neighbour.record)
                 .collect();
             answer.ids.push(columns.ids);
-            answer
-                .embeddings
-                .as_mut()
-                .map(|column| column.push(columns.embeddings));
-            answer
-                .documents
-                .as_mut()
-                .map(|column| column.push(columns.documents));
-            answer.uris.as_mut().map(|column| column.push(columns.uris));
-            answer
-                .metadatas
-                .as_mut()
-                .map(|column| column.push(columns.metadatas));
-            answer
-                .distances
-                .as_mut()
-                .map(|column| column.push(distances));
+            push(&mut answer.embeddings, columns.embeddings);
+            push(&mut answer.documents, columns.documents);
+            push(&mut answer.uris, columns.uris);
+            push(&mut answer.metadatas, columns.metadatas);
+            push(&mut answer.distances, distances);
         }
         answer
     }

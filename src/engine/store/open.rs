@@ -17,6 +17,8 @@ use crate::error::{Error, Kind, Result};
 
 const LOCK_FILE: &str = "LOCK";
 const FIRST_DIRECTORY: &str = "store";
+/// sled's name for its log.
+const DATA_FILE: &str = "db";
 
 /// How to open a data directory.
 #[derive(Clone, Debug)]
@@ -45,6 +47,7 @@ impl Store {
                 .as_ref()
                 .map_or(FIRST_DIRECTORY, |watermark| watermark.directory.as_str()),
         );
+        check_data_file(&directory, watermark.as_ref(), options.accept_data_loss)?;
         remove_half_written_snapshots(&directory)?;
         let db = open_sled(&directory, options.cache_bytes)?;
         let trees = TREES
@@ -53,7 +56,7 @@ impl Store {
             .collect::<sled::Result<Vec<_>>>()
             .map_err(|error| damaged(data_dir, &error.to_string()))?;
         let data_file =
-            File::open(directory.join("db")).map_err(|error| unusable(&directory, &error))?;
+            File::open(directory.join(DATA_FILE)).map_err(|error| unusable(&directory, &error))?;
         let mut store = Self {
             db,
             trees,
@@ -101,12 +104,7 @@ impl Store {
         });
         if let Some(loss) = loss {
             if !accept_data_loss {
-                return Err(Error::storage(format!(
-                    "{}: {loss}; acknowledged writes are missing. Bring the data directory back or restore \
-                     a backup into an empty one; to go on with what is left, set \
-                     storage.accept_data_loss = true",
-                    self.directory.display()
-                )));
+                return Err(data_loss(&self.directory, &loss));
             }
             tracing::warn!(loss, "data loss accepted by configuration");
         }
@@ -218,37 +216,101 @@ fn remove_half_written_snapshots(directory: &Path) -> Result<()> {
     Ok(())
 }
 
+/// A data file that was once there and is gone would be opened as an empty one; nothing is touched then,
+/// so that the file can be put back.
+fn check_data_file(
+    directory: &Path,
+    watermark: Option<&Watermark>,
+    accept_data_loss: bool,
+) -> Result<()> {
+    let Some(watermark) = watermark.filter(|watermark| watermark.synced_sequence > 0) else {
+        return Ok(());
+    };
+    let file = directory.join(DATA_FILE);
+    let length = fs::metadata(&file).map_or(0, |metadata| metadata.len());
+    if length > 0 {
+        return Ok(());
+    }
+    if !accept_data_loss {
+        return Err(data_loss(
+            directory,
+            &format!(
+                "{} is missing or empty, but {} writes were once synced",
+                file.display(),
+                watermark.synced_sequence
+            ),
+        ));
+    }
+    // Snapshots of what is lost would not fit the new file.
+    set_snapshots_aside(directory)
+}
+
+fn data_loss(directory: &Path, loss: &str) -> Error {
+    Error::storage(format!(
+        "{}: {loss}; acknowledged writes are missing. Bring the data directory back or restore a backup into an \
+         empty one; to go on with what is left, set storage.accept_data_loss = true",
+        directory.display()
+    ))
+}
+
+fn set_snapshots_aside(directory: &Path) -> Result<()> {
+    for path in snapshots(directory)? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let aside = path.with_file_name(format!("aside.{name}"));
+        fs::rename(&path, &aside).map_err(|error| unusable(&path, &error))?;
+        tracing::warn!(file = %aside.display(), "snapshot set aside");
+    }
+    Ok(())
+}
+
 /// Opens sled; if it reports damage, once more without its snapshots, which it can rebuild from its log.
 fn open_sled(directory: &Path, cache_bytes: u64) -> Result<sled::Db> {
     let first = match try_open_sled(directory, cache_bytes) {
         Ok(db) => return Ok(db),
-        Err(reason) => reason,
+        Err(OpenFailure::Unusable(error)) => return Err(unusable(directory, &error)),
+        Err(OpenFailure::Damaged(reason)) => reason,
     };
-    let snapshots = snapshots(directory)?;
-    if snapshots.is_empty() {
+    if snapshots(directory)?.is_empty() {
         return Err(damaged(directory, &first));
     }
     tracing::warn!(
         reason = first,
         "the store does not open; trying again without its snapshots"
     );
-    for path in &snapshots {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let aside = path.with_file_name(format!("aside.{name}"));
-        fs::rename(path, &aside).map_err(|error| unusable(path, &error))?;
-        tracing::warn!(file = %aside.display(), "snapshot set aside");
-    }
-    try_open_sled(directory, cache_bytes).map_err(|second| damaged(directory, &second))
+    set_snapshots_aside(directory)?;
+    try_open_sled(directory, cache_bytes).map_err(|failure| match failure {
+        OpenFailure::Unusable(error) => unusable(directory, &error),
+        OpenFailure::Damaged(second) => damaged(directory, &second),
+    })
 }
 
-fn try_open_sled(directory: &Path, cache_bytes: u64) -> std::result::Result<sled::Db, String> {
+enum OpenFailure {
+    /// The machine refuses: trying again without snapshots cannot help.
+    Unusable(std::io::Error),
+    Damaged(String),
+}
+
+fn try_open_sled(directory: &Path, cache_bytes: u64) -> std::result::Result<sled::Db, OpenFailure> {
+    use std::io::ErrorKind;
     let config = sled::Config::new()
         .path(directory)
         .segment_size(SEGMENT_BYTES)
         .cache_capacity(cache_bytes);
-    catch_unwind(AssertUnwindSafe(|| config.open()))
-        .map_err(|panic| panic_text(panic.as_ref()))?
-        .map_err(|error| error.to_string())
+    match catch_unwind(AssertUnwindSafe(|| config.open())) {
+        Ok(Ok(db)) => Ok(db),
+        Ok(Err(sled::Error::Io(error)))
+            if matches!(
+                error.kind(),
+                ErrorKind::PermissionDenied
+                    | ErrorKind::ReadOnlyFilesystem
+                    | ErrorKind::StorageFull
+            ) || error.to_string().contains("could not acquire lock") =>
+        {
+            Err(OpenFailure::Unusable(error))
+        }
+        Ok(Err(error)) => Err(OpenFailure::Damaged(error.to_string())),
+        Err(panic) => Err(OpenFailure::Damaged(panic_text(panic.as_ref()))),
+    }
 }
 
 /// What a caught panic said.

@@ -1,0 +1,130 @@
+//! Rounds of killing and restarting on one data directory.
+
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::random::{self, Random};
+use crate::service::{Answer, Api, Home, Service};
+
+const DEFAULT_ROUNDS: u64 = 60;
+/// Fewer cannot show anything.
+const LEAST_ROUNDS: u64 = 6;
+/// Every so many rounds the kill comes right after the answer: what was answered has to be there.
+const AFTER_ANSWER_EVERY: u64 = 5;
+/// Of 100 restarts, this many are killed as well, while they recover.
+const KILLED_RECOVERIES: u64 = 25;
+const RECOVERY: Range<Duration> = Duration::ZERO..Duration::from_millis(60);
+
+/// One test's rounds.
+pub(crate) struct Campaign {
+    name: &'static str,
+    pub(crate) seed: u64,
+    pub(crate) rounds: u64,
+    pub(crate) round: u64,
+    random: Random,
+    home: Home,
+    service: Option<Service>,
+    /// How long the verb under test takes when it is left alone.
+    typical: Duration,
+    killed_recoveries: u64,
+    started: Instant,
+}
+
+impl Campaign {
+    /// Starts the service on a fresh directory. The number of rounds is that of the writes, divided.
+    pub(crate) async fn begin(name: &'static str, divisor: u64) -> Self {
+        let rounds = match std::env::var("VECTORKEEP_CRASH_ROUNDS") {
+            Ok(text) => text
+                .parse()
+                .expect("VECTORKEEP_CRASH_ROUNDS must be a whole number"),
+            Err(_) => DEFAULT_ROUNDS,
+        };
+        let seed = random::seed();
+        let home = Home::new();
+        let mut campaign = Self {
+            name,
+            seed,
+            rounds: (rounds / divisor).max(LEAST_ROUNDS),
+            round: 0,
+            random: Random::of((name, seed)),
+            service: None,
+            home,
+            typical: Duration::ZERO,
+            killed_recoveries: 0,
+            started: Instant::now(),
+        };
+        let rounds = campaign.rounds;
+        eprintln!("{name}: {rounds} rounds, VECTORKEEP_CRASH_SEED={seed}");
+        campaign.service = Some(campaign.home.start(&campaign.at()).await);
+        campaign
+    }
+
+    /// Goes to the next round, if there is one.
+    pub(crate) fn next_round(&mut self) -> bool {
+        self.round += 1;
+        self.round <= self.rounds
+    }
+
+    /// Where we are, for messages.
+    pub(crate) fn at(&self) -> String {
+        format!("{}, seed {}, round {}", self.name, self.seed, self.round)
+    }
+
+    /// A client of the running process.
+    pub(crate) fn api(&self) -> Api {
+        self.service.as_ref().expect("the service runs").api()
+    }
+
+    fn kill(&mut self) {
+        let service = self.service.take().expect("the service runs");
+        service.kill(&self.at());
+    }
+
+    /// Kills the service at a random instant from now.
+    pub(crate) async fn kill_within(&mut self, range: Range<Duration>) {
+        tokio::time::sleep(self.random.duration(range)).await;
+        self.kill();
+    }
+
+    /// Posts a long verb and kills the service at a random instant of it, a little after its usual end
+    /// included; every few rounds right after its answer. `None`: it was not answered.
+    pub(crate) async fn kill_during(&mut self, path: &'static str, body: Value) -> Option<Answer> {
+        let api = self.api();
+        let started = Instant::now();
+        let call = tokio::spawn(async move { api.try_post(path, &body).await });
+        if self.round % AFTER_ANSWER_EVERY == 1 {
+            let answer = call.await.unwrap();
+            self.typical = started.elapsed();
+            self.kill();
+            return answer;
+        }
+        let latest = self.typical + self.typical / 5;
+        self.kill_within(Duration::ZERO..latest).await;
+        call.await.unwrap()
+    }
+
+    /// Starts the service again; some starts are killed first, while they recover.
+    pub(crate) async fn restart(&mut self) {
+        let at = self.at();
+        if self.random.percent(KILLED_RECOVERIES) {
+            let service = self.home.spawn();
+            tokio::time::sleep(self.random.duration(RECOVERY)).await;
+            service.kill(&at);
+            self.killed_recoveries += 1;
+        }
+        self.service = Some(self.home.start(&at).await);
+    }
+
+    /// Says what was seen.
+    pub(crate) fn report(&self, seen: &str) {
+        eprintln!(
+            "{}: {} rounds in {:.1} s, {} more kills during recovery; {seen}",
+            self.name,
+            self.rounds,
+            self.started.elapsed().as_secs_f64(),
+            self.killed_recoveries
+        );
+    }
+}

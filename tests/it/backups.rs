@@ -1,0 +1,547 @@
+//! Backups: what they answer, what they hold, and that they hold one moment while writes go on.
+
+mod moment;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, NaiveDateTime, Utc};
+use serde_json::{Value, json};
+use vectorkeep::model::record::Record;
+
+use crate::harness::{
+    Collection, DEFAULT_NAMESPACE, Http, Service, assert_members, columns, digest, files_below,
+    numbered, parse_record, strings, text, wordnet_50,
+};
+
+const JOB: [&str; 12] = [
+    "id",
+    "kind",
+    "state",
+    "phase",
+    "progress",
+    "cancellable",
+    "created_at",
+    "started_at",
+    "finished_at",
+    "request",
+    "result",
+    "problem",
+];
+const BACKUP: [&str; 17] = [
+    "id",
+    "kind",
+    "parent",
+    "created_at",
+    "duration_ms",
+    "records",
+    "new_records",
+    "tombstones",
+    "raw_bytes",
+    "new_bytes",
+    "stored_bytes",
+    "compression",
+    "encrypted",
+    "labels",
+    "pinned",
+    "collections",
+    "verification",
+];
+const BACKUP_COLLECTION: [&str; 9] = [
+    "tenant",
+    "database",
+    "name",
+    "id",
+    "records",
+    "dimension",
+    "space",
+    "sequence",
+    "digest",
+];
+
+fn time(value: &Value) -> DateTime<Utc> {
+    let text = text(value);
+    assert!(text.ends_with('Z'), "not UTC: {text}");
+    text.parse().unwrap()
+}
+
+fn export_record(record: &Value) -> Record {
+    assert_members(record, &["id", "embedding", "document", "uri", "metadata"]);
+    parse_record(record)
+}
+
+/// The records of each exported collection by its name, held against count and digest of the export.
+async fn exported(http: &Http, id: &str, query: &str) -> BTreeMap<String, Vec<Record>> {
+    let document = http
+        .get(&format!("/backups/{id}/export{query}"))
+        .await
+        .ok(200);
+    assert_members(&document, &["format", "version", "backup", "collections"]);
+    assert_eq!(document["format"], "vectorkeep-export");
+    assert_eq!(document["version"], 1);
+    assert_eq!(
+        document["backup"],
+        http.get(&format!("/backups/{id}")).await.ok(200)
+    );
+    let mut by_name = BTreeMap::new();
+    for collection in document["collections"].as_array().unwrap() {
+        let members = [
+            "tenant",
+            "database",
+            "name",
+            "metadata",
+            "configuration",
+            "dimension",
+            "records",
+            "digest",
+        ];
+        assert_members(collection, &members);
+        let records: Vec<_> = collection["records"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(export_record)
+            .collect();
+        let listed = document["backup"]["collections"].as_array().unwrap();
+        let listed = listed
+            .iter()
+            .find(|listed| listed["name"] == collection["name"])
+            .unwrap();
+        assert_eq!(listed["records"], records.len());
+        assert_eq!(listed["digest"], collection["digest"]);
+        assert_eq!(
+            collection["digest"],
+            digest(&records),
+            "{}",
+            collection["name"]
+        );
+        by_name.insert(text(&collection["name"]), records);
+    }
+    by_name
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_says_what_it_holds() {
+    let service = Service::start().await;
+    let words = service
+        .create_in(
+            DEFAULT_NAMESPACE,
+            json!({"name": "words", "configuration": {"hnsw": {"space": "ip"}}}),
+        )
+        .await;
+    words.add(&wordnet_50()).await;
+    words.delete(json!({"where": {"pos": "verb"}})).await;
+    let small = service.create("small").await;
+    small.add(&numbered("s", 3)).await;
+    service.create("empty").await;
+    let began = Utc::now();
+
+    let request =
+        json!({"labels": {"reason": "test", "päge": "ü"}, "pinned": true, "kind": "full"});
+    let answer = service
+        .post("/backups?wait=true", request.clone())
+        .await
+        .expect(201);
+    let job = answer.json();
+    assert_members(&job, &JOB);
+    assert_eq!(
+        answer.header("location").unwrap(),
+        format!("/jobs/{}", text(&job["id"]))
+    );
+    assert_eq!(
+        (&job["kind"], &job["state"], &job["problem"]),
+        (&json!("backup"), &json!("succeeded"), &Value::Null)
+    );
+    assert_eq!(job["cancellable"], false);
+    assert_eq!(job["request"]["labels"], request["labels"]);
+    assert_members(&job["progress"], &["done", "total", "unit", "bytes_done"]);
+    let times = [
+        time(&job["created_at"]),
+        time(&job["started_at"]),
+        time(&job["finished_at"]),
+    ];
+    assert!(
+        times.is_sorted() && times[0] >= began && times[2] <= Utc::now(),
+        "{times:?}"
+    );
+    assert_eq!(
+        service
+            .get(&format!("/jobs/{}", text(&job["id"])))
+            .await
+            .ok(200)["result"],
+        job["result"]
+    );
+
+    let backup = &job["result"];
+    assert_members(backup, &BACKUP);
+    let id = text(&backup["id"]);
+    assert_eq!(
+        *backup,
+        service.get(&format!("/backups/{id}")).await.ok(200)
+    );
+    let named =
+        NaiveDateTime::parse_from_str(&id, "backup_%Y-%m-%d_%H-%M-%S").expect("the id is its time");
+    assert_eq!(
+        named.and_utc().timestamp(),
+        time(&backup["created_at"]).timestamp()
+    );
+    let records = words.records().await;
+    assert!(records.len() < 50, "something was deleted");
+    assert_eq!(backup["kind"], "full");
+    assert_eq!(backup["parent"], Value::Null);
+    assert_eq!(backup["verification"], Value::Null);
+    assert_eq!(backup["records"], records.len() + 3);
+    assert_eq!(backup["new_records"], records.len() + 3);
+    assert_eq!(
+        (
+            &backup["compression"],
+            &backup["encrypted"],
+            &backup["pinned"]
+        ),
+        (&json!("zstd"), &json!(false), &json!(true))
+    );
+    assert_eq!(backup["labels"], request["labels"]);
+    let vectors: usize = records
+        .iter()
+        .map(|record| record.embedding.len() * 4)
+        .sum();
+    assert!(backup["raw_bytes"].as_u64().unwrap() as usize > vectors);
+    let packs = files_below(&service.repository_dir().join("packs"));
+    let stored: u64 = packs
+        .iter()
+        .map(|pack| pack.metadata().unwrap().len())
+        .sum();
+    assert_eq!(backup["stored_bytes"], stored);
+    assert_eq!(backup["new_bytes"], stored);
+
+    let collections = backup["collections"].as_array().unwrap();
+    assert_eq!(collections.len(), 3);
+    let found = |name: &str| {
+        collections
+            .iter()
+            .find(|listed| listed["name"] == name)
+            .unwrap()
+    };
+    collections
+        .iter()
+        .for_each(|listed| assert_members(listed, &BACKUP_COLLECTION));
+    let listed = found("words");
+    assert_eq!(listed["id"], words.id);
+    assert_eq!(
+        (&listed["tenant"], &listed["database"]),
+        (&json!("default_tenant"), &json!("default_database"))
+    );
+    assert_eq!(
+        (&listed["dimension"], &listed["space"], &listed["records"]),
+        (&json!(384), &json!("ip"), &json!(records.len()))
+    );
+    assert_eq!(listed["digest"], digest(&records));
+    assert!(listed["sequence"].as_u64().unwrap() > 0);
+    assert_eq!(
+        (&found("small")["dimension"], &found("small")["digest"]),
+        (&json!(8), &json!(digest(&small.records().await)))
+    );
+    assert_eq!(
+        (&found("empty")["dimension"], &found("empty")["records"]),
+        (&Value::Null, &json!(0))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_wait_the_job_is_answered_and_can_be_followed() {
+    let service = Service::start().await;
+    service.create("words").await.add(&wordnet_50()).await;
+    let answer = service.send("POST", "/backups", None).await.expect(202);
+    assert_eq!(answer.header("retry-after"), Some("1"));
+    let job = answer.json();
+    assert_members(&job, &JOB);
+    let id = text(&job["id"]);
+    assert_eq!(answer.header("location").unwrap(), format!("/jobs/{id}"));
+    let job = service.finished(&id).await;
+    assert_eq!(job["state"], "succeeded");
+    assert_eq!(job["progress"]["total"], job["progress"]["done"], "{job}");
+    let backup = service
+        .get(&format!("/backups/{}", text(&job["result"]["id"])))
+        .await
+        .ok(200);
+    assert_eq!(backup, job["result"]);
+    assert_eq!(backup["records"], 50);
+    assert_eq!(backup["pinned"], false);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_was_selected_is_backed_up() {
+    let service = Service::start().await;
+    service
+        .post("/api/v2/tenants", json!({"name": "tenant"}))
+        .await
+        .expect(200);
+    service
+        .post(
+            "/api/v2/tenants/tenant/databases",
+            json!({"name": "database"}),
+        )
+        .await
+        .expect(200);
+    let elsewhere = "/api/v2/tenants/tenant/databases/database";
+    let far = service.create_in(elsewhere, json!({"name": "words"})).await;
+    far.add(&numbered("far", 4)).await;
+    service
+        .create("words")
+        .await
+        .add(&numbered("near", 3))
+        .await;
+    service.create("other").await.add(&numbered("o", 2)).await;
+
+    let reference = json!({"tenant": "tenant", "database": "database", "name": "words"});
+    let backup = service.backup(json!({"collections": [reference]})).await;
+    assert_eq!(
+        (&backup["records"], &backup["collections"][0]["id"]),
+        (&json!(4), &json!(far.id))
+    );
+    assert_eq!(backup["collections"].as_array().unwrap().len(), 1);
+    let backup = service
+        .backup(json!({"collections": [{"name": "words"}, {"name": "other"}, {"name": "other"}]}))
+        .await;
+    assert_eq!(
+        backup["records"], 5,
+        "one that is named twice is there once"
+    );
+
+    let before = service.get("/backups").await.ok(200);
+    for unknown in [
+        json!({"name": "nobody"}),
+        json!({"tenant": "nobody", "name": "words"}),
+        json!({"database": "database", "name": "words"}),
+    ] {
+        let problem = service
+            .post(
+                "/backups?wait=true",
+                json!({"collections": [{"name": "words"}, unknown]}),
+            )
+            .await
+            .problem(404);
+        assert!(text(&problem["type"]).ends_with("/not-found"));
+    }
+    assert_eq!(service.get("/backups").await.ok(200), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_list_is_filtered_and_walked_newest_first() {
+    let service = Service::start().await;
+    service.create("words").await.add(&numbered("w", 3)).await;
+    service.create("other").await;
+    let nothing = service.get("/backups").await.ok(200);
+    assert_eq!(
+        (&nothing["backups"], &nothing["next_cursor"]),
+        (&json!([]), &Value::Null)
+    );
+    let mut made = Vec::new();
+    // Fast enough that two fall into one second at once, and again until they do.
+    while made.len() < 7 || !made.iter().any(|id: &String| id.ends_with("-2")) {
+        assert!(made.len() < 200, "never two in one second: {made:?}");
+        let name = if made.len() % 2 == 0 {
+            "words"
+        } else {
+            "other"
+        };
+        let labels = json!({"number": (made.len() % 3).to_string(), "with:colon": "a:b"});
+        let backup = service
+            .backup(json!({"collections": [{"name": name}], "labels": labels}))
+            .await;
+        made.push(text(&backup["id"]));
+    }
+    made.reverse();
+    assert_eq!(made.iter().collect::<BTreeSet<_>>().len(), made.len());
+    for id in &made {
+        let (seconds, suffix) = id.split_at("backup_2026-11-23_10-30-00".len());
+        NaiveDateTime::parse_from_str(seconds, "backup_%Y-%m-%d_%H-%M-%S").unwrap();
+        assert!(
+            suffix.is_empty()
+                || suffix
+                    .strip_prefix('-')
+                    .is_some_and(|n| n.parse::<u32>().unwrap() >= 2),
+            "{id}"
+        );
+    }
+    let walk = async |query: &str, limit: usize| {
+        let (mut ids, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let page = service
+                .get(&format!("/backups?limit={limit}{query}{cursor}"))
+                .await
+                .ok(200);
+            let found = page["backups"].as_array().unwrap();
+            found
+                .iter()
+                .for_each(|backup| assert_members(backup, &BACKUP));
+            assert!(found.len() <= limit);
+            ids.extend(found.iter().map(|backup| text(&backup["id"])));
+            match page["next_cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => return ids,
+            }
+        }
+    };
+    for limit in [1, 3, made.len(), 500] {
+        assert_eq!(walk("", limit).await, made, "pages of {limit}");
+    }
+    let every = |offset: usize, step: usize| {
+        let mut ids: Vec<_> = made
+            .iter()
+            .rev()
+            .skip(offset)
+            .step_by(step)
+            .cloned()
+            .collect();
+        ids.reverse();
+        ids
+    };
+    assert_eq!(walk("&collection=other", 2).await, every(1, 2));
+    assert_eq!(walk("&label=number:2", 2).await, every(2, 3));
+    assert_eq!(
+        walk("&label=number:0&collection=words", 1).await,
+        every(0, 6)
+    );
+    assert!(walk("&label=number:9", 2).await.is_empty());
+    assert!(walk("&collection=nobody", 2).await.is_empty());
+    for id in [
+        "backup_2026-11-23_10-30-00",
+        "nobody",
+        "..",
+        "latest",
+        "repository.json",
+        "%2e%2e%2frepository",
+    ] {
+        service
+            .get(&format!("/backups/{id}/export"))
+            .await
+            .problem(404);
+        if id != ".." {
+            service.get(&format!("/backups/{id}")).await.problem(404);
+        }
+    }
+    service.get("/backups?cursor=nobody").await.problem(422);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn backups_made_at_the_same_time_get_ids_of_their_own() {
+    let service = Service::with(|config| config.jobs.workers = 4).await;
+    let words = service.create("words").await;
+    words.add(&numbered("w", 200)).await;
+    let backups = futures::future::join_all((0..8).map(|_| service.backup(json!({})))).await;
+    let ids: BTreeSet<String> = backups.iter().map(|backup| text(&backup["id"])).collect();
+    assert_eq!(ids.len(), 8);
+    for id in &ids {
+        assert_eq!(
+            exported(&service, id, "").await["words"],
+            numbered("w", 200)
+        );
+    }
+    let listed = service.get("/backups").await.ok(200);
+    assert_eq!(listed["backups"].as_array().unwrap().len(), 8);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_is_one_json_document_with_every_bit_in_order() {
+    let service = Service::start().await;
+    let words = service.create("words").await;
+    let mut records = wordnet_50();
+    records[3].embedding[..4].copy_from_slice(&[-0.0, f32::from_bits(1), f32::MAX, 16_777_216.0]);
+    records[4].document = None;
+    records[5].metadata.clear();
+    records[6].uri = Some("file:///ü\u{1}\"\\".to_owned());
+    words.add(&records).await;
+    words.post("update", json!({"ids": [records[8].id], "metadatas": [{"floats": [1.0, -0.0, 5e-324], "big": 9007199254740993_i64,
+        "whole": 2.0, "texts": ["a", ""], "flags": [true, false], "ints": [-1, 1]}]})).await.expect(200);
+    let last = records.remove(10);
+    words.delete(json!({"ids": [last.id]})).await;
+    words.add(std::slice::from_ref(&last)).await;
+    let small = service.create("small").await;
+    small.add(&numbered("s", 2_000)).await;
+    let backup = service.backup(json!({})).await;
+    let id = text(&backup["id"]);
+
+    // Changes after the backup are not in it.
+    words.delete(json!({"where": {"pos": "noun"}})).await;
+    small.upsert(&numbered("later", 10)).await;
+
+    let answer = service
+        .get(&format!("/backups/{id}/export?format=json"))
+        .await
+        .expect(200);
+    assert_eq!(answer.header("content-type"), Some("application/json"));
+    let disposition = format!("attachment; filename=\"{id}.json\"");
+    assert_eq!(answer.header("content-disposition"), Some(&*disposition));
+    let raw = answer.text();
+    for record in &records {
+        let shortest = serde_json::to_string(&record.embedding).unwrap();
+        assert!(
+            raw.contains(&format!("\"embedding\":{shortest}")),
+            "floats of {} are not the shortest",
+            record.id
+        );
+    }
+    let found = exported(&service, &id, "").await;
+    assert_eq!(found.keys().collect::<Vec<_>>(), ["small", "words"]);
+    assert_eq!(found["small"], numbered("s", 2_000));
+    let order: Vec<_> = records
+        .iter()
+        .chain([&last])
+        .map(|record| record.id.clone())
+        .collect();
+    assert_eq!(
+        found["words"]
+            .iter()
+            .map(|record| record.id.clone())
+            .collect::<Vec<_>>(),
+        order
+    );
+    let bits = |record: &Record| {
+        record
+            .embedding
+            .iter()
+            .map(|x| x.to_bits())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(bits(&found["words"][3]), bits(&records[3]));
+    let typed = serde_json::to_string(&found["words"][8].metadata).unwrap();
+    for part in [
+        "\"floats\":[1.0,-0.0,5e-324]",
+        "\"big\":9007199254740993",
+        "\"whole\":2.0",
+        "\"ints\":[-1,1]",
+        "\"texts\":[\"a\",\"\"]",
+    ] {
+        assert!(typed.contains(part), "{part} in {typed}");
+    }
+    assert_eq!(
+        (
+            &found["words"][4].document,
+            found["words"][5].metadata.len()
+        ),
+        (&None, 0)
+    );
+    assert_eq!(found["words"][6].uri, records[6].uri);
+
+    let one = exported(&service, &id, "?collection=small").await;
+    assert_eq!(one.keys().collect::<Vec<_>>(), ["small"]);
+    assert_eq!(one["small"], found["small"]);
+    service
+        .get(&format!("/backups/{id}/export?collection=nobody"))
+        .await
+        .problem(404);
+    service
+        .get(&format!(
+            "/backups/{id}/export?collection=small&database=nobody"
+        ))
+        .await
+        .problem(404);
+    service
+        .get(&format!("/backups/{id}/export?format=jsonl"))
+        .await
+        .problem(422);
+    service
+        .get(&format!("/backups/{id}/export?fromat=json"))
+        .await
+        .problem(422);
+}

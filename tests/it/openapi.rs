@@ -1,0 +1,262 @@
+//! The description: fresh in git, complete, and true of the running service.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+use vectorkeep::api::spec_json;
+
+use crate::harness::{Service, numbered};
+
+const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
+
+/// Verbs that operation ids may begin with.
+const VERBS: [&str; 18] = [
+    "add", "cancel", "check", "count", "create", "delete", "export", "get", "import", "list",
+    "migrate", "prune", "query", "reset", "restore", "update", "upsert", "verify",
+];
+
+fn spec() -> Value {
+    serde_json::from_str(&spec_json().unwrap()).unwrap()
+}
+
+/// Method, path and description of every operation.
+fn operations(spec: &Value) -> Vec<(String, String, Value)> {
+    let mut found = Vec::new();
+    for (path, item) in spec["paths"].as_object().unwrap() {
+        for method in METHODS {
+            if let Some(operation) = item.get(method) {
+                found.push((method.to_uppercase(), path.clone(), operation.clone()));
+            }
+        }
+    }
+    assert!(
+        found.len() > 30,
+        "only {} operations are described",
+        found.len()
+    );
+    found
+}
+
+#[test]
+fn the_description_in_git_is_fresh() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/openapi/openapi.json");
+    let stored = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(
+        stored == spec_json().unwrap(),
+        "{path} is missing or stale; regenerate it: cargo run -- openapi > openapi/openapi.json"
+    );
+}
+
+#[test]
+fn every_operation_is_described() {
+    let spec = spec();
+    let tags: BTreeSet<&str> = spec["tags"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|tag| tag["name"].as_str().unwrap())
+        .collect();
+    let mut ids = BTreeSet::new();
+    for (method, path, operation) in operations(&spec) {
+        let context = format!("{method} {path}");
+        let id = operation["operationId"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        assert!(
+            id.chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+                && !id.is_empty(),
+            "{context}: {id:?}"
+        );
+        assert!(ids.insert(id.clone()), "{id} twice");
+        let tag = operation["tags"][0].as_str().unwrap_or_default();
+        assert!(
+            tags.contains(tag),
+            "{context}: tag {tag:?} is not described"
+        );
+        let summary = operation["summary"].as_str().unwrap_or_default();
+        assert!(
+            !summary.is_empty() && !summary.ends_with('.'),
+            "{context}: summary {summary:?}"
+        );
+        let responses = operation["responses"].as_object().unwrap();
+        assert!(
+            responses.keys().any(|status| status.starts_with('2')),
+            "{context}: no success is described"
+        );
+        for (status, response) in responses {
+            let described = !response["description"]
+                .as_str()
+                .unwrap_or_default()
+                .is_empty();
+            assert!(
+                described || response["content"].is_object(),
+                "{context}: {status} says nothing"
+            );
+        }
+        for parameter in path
+            .split('{')
+            .skip(1)
+            .map(|rest| rest.split('}').next().unwrap())
+        {
+            let parameters = operation["parameters"].as_array().unwrap();
+            assert!(
+                parameters
+                    .iter()
+                    .any(|p| p["name"] == parameter && p["in"] == "path"),
+                "{context}: {parameter}"
+            );
+        }
+    }
+}
+
+#[test]
+fn operation_ids_are_verb_and_resource() {
+    let wrong: Vec<String> = operations(&spec())
+        .into_iter()
+        .map(|(method, path, operation)| {
+            (
+                operation["operationId"].as_str().unwrap().to_owned(),
+                method,
+                path,
+            )
+        })
+        .filter(|(id, ..)| {
+            id.split_once('_')
+                .is_none_or(|(verb, resource)| !VERBS.contains(&verb) || resource.is_empty())
+        })
+        .map(|(id, method, path)| format!("{id} ({method} {path})"))
+        .collect();
+    assert!(wrong.is_empty(), "not verb_resource: {wrong:#?}");
+}
+
+/// Long verbs are described with what they answer when they are not waited for, or not taken.
+#[test]
+fn long_verbs_describe_202_422_and_429() {
+    let spec = spec();
+    let mut missing = Vec::new();
+    for path in ["/backups", "/restore", "/migrate"] {
+        let operation = &spec["paths"][path]["post"];
+        let statuses = ["202", "422", "429"]
+            .into_iter()
+            .filter(|status| !operation["responses"][status].is_object());
+        missing.extend(statuses.map(|status| format!("POST {path}: {status}")));
+        let parameters = operation["parameters"].as_array().unwrap();
+        assert!(
+            parameters
+                .iter()
+                .any(|parameter| parameter["name"] == "wait"),
+            "POST {path}"
+        );
+    }
+    assert!(missing.is_empty(), "not described: {missing:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_described_operation_exists() {
+    let service = Service::start().await;
+    let served = service.get("/openapi.json").await.ok(200);
+    assert_eq!(served, spec(), "what is served is what is in git");
+    for (method, path, _) in operations(&served) {
+        let concrete: String = path
+            .split('/')
+            .map(|part| if part.starts_with('{') { "x" } else { part })
+            .collect::<Vec<_>>()
+            .join("/");
+        // No route takes this method: where there is a path, the answer says what it takes.
+        let answer = service.send("PURGE", &concrete, None).await;
+        assert_eq!(answer.status, 405, "{path} does not exist");
+        let allow = answer.header("allow").unwrap();
+        assert!(
+            allow.split(',').any(|allowed| allowed.trim() == method),
+            "{method} {path}: allow {allow}"
+        );
+    }
+    let page = service.get("/docs/").await.expect(200).text();
+    assert!(page.contains("swagger"), "{page}");
+    assert!(
+        !page.contains("src=\"http") && !page.contains("href=\"http"),
+        "the page loads from elsewhere: {page}"
+    );
+    let redirect = service.get("/").await;
+    assert!((300..400).contains(&redirect.status) && redirect.header("location") == Some("/docs"));
+}
+
+/// What Swagger UI fills in: the example of the body, or one made of its members' examples.
+fn example_of(spec: &Value, content: &Value) -> Value {
+    if let Some(example) = content.get("example") {
+        return example.clone();
+    }
+    let name = content["schema"]["$ref"]
+        .as_str()
+        .unwrap()
+        .trim_start_matches("#/components/schemas/");
+    let schema = &spec["components"]["schemas"][name];
+    let members = schema["properties"].as_object().unwrap();
+    let examples = members
+        .iter()
+        .filter_map(|(name, member)| Some((name.clone(), member.get("example")?.clone())));
+    let example: serde_json::Map<_, _> = examples.collect();
+    let required = schema["required"].as_array();
+    let complete = required
+        .into_iter()
+        .flatten()
+        .all(|name| example.contains_key(name.as_str().unwrap()));
+    if complete {
+        Value::Object(example)
+    } else {
+        Value::Null
+    }
+}
+
+/// The examples of request bodies, as Swagger UI sends them, on a service that has what they name.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_examples_work() {
+    let service = Service::start().await;
+    let articles = service.create("articles").await;
+    let spec = spec();
+    let mut tried = 0;
+    for (method, path, operation) in operations(&spec) {
+        let content = &operation["requestBody"]["content"]["application/json"];
+        if !content.is_object() {
+            continue;
+        }
+        let example = example_of(&spec, content);
+        assert!(
+            example.is_object(),
+            "{method} {path}: a body without an example"
+        );
+        // Each on the same ground: a collection of three dimensions, and a backup of it.
+        service.post("/api/v2/reset", json!(null)).await.expect(200);
+        let articles = service.create(&articles.name).await;
+        let mut records = numbered("r", 4);
+        records
+            .iter_mut()
+            .for_each(|record| record.embedding.truncate(3));
+        if !path.ends_with("/add") {
+            articles.add(&records).await;
+        }
+        service.backup(json!({})).await;
+        let concrete = path
+            .replace("{tenant}", "default_tenant")
+            .replace("{database}", "default_database")
+            .replace("{collection_id}", &articles.id);
+        let wait = if path.starts_with("/api/") {
+            ""
+        } else {
+            "?wait=true"
+        };
+        let answer = service
+            .send(&method, &format!("{concrete}{wait}"), Some(&example))
+            .await;
+        assert!(
+            (200..300).contains(&answer.status),
+            "{method} {path} {example}: {} {}",
+            answer.status,
+            answer.text()
+        );
+        tried += 1;
+    }
+    assert!(tried >= 8, "only {tried} examples were tried");
+}
