@@ -210,6 +210,16 @@ impl Config {
         if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(Error::invalid(format!("{key} must be at least 1")));
         }
+        let scheme = self
+            .repository
+            .url
+            .split_once("://")
+            .map(|(scheme, _)| scheme);
+        if self.repository.url.is_empty() || scheme.is_some_and(|scheme| scheme != "file") {
+            return Err(Error::invalid(
+                "repository.url must be a directory: other kinds are not offered by this version",
+            ));
+        }
         if !(1..=22).contains(&self.repository.compression_level) {
             return Err(Error::invalid(
                 "repository.compression_level must be 1 to 22",

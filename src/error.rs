@@ -40,6 +40,8 @@ pub enum Kind {
     Timeout,
     /// The body or the number of things in it is above the configured bound.
     TooLarge,
+    /// The thing is there, but not to be used this way.
+    NotAllowed,
     /// The body has a media type that is not read here.
     UnsupportedMediaType,
     /// The work was cancelled by its caller.

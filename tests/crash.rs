@@ -3,7 +3,8 @@
 //!
 //! What is proven after every kill:
 //! - Every acknowledged write is there with exactly its content, every acknowledged delete stays deleted;
-//!   of what was under way, each batch is there whole or not at all ([`load`]).
+//!   of what was under way, each batch is there whole or not at all ([`load`]). The same of collections
+//!   that are created and dropped ([`turnover`]).
 //! - Count, digest, ids, records and memory of every collection agree, nothing is orphaned, and exactly
 //!   the expected collections exist ([`checks`]).
 //! - A fresh backup and its export have the collections' digests and records, and the sequence never goes
@@ -44,5 +45,7 @@ mod records;
 mod restores;
 #[path = "crash/service.rs"]
 mod service;
+#[path = "crash/turnover.rs"]
+mod turnover;
 #[path = "crash/writes.rs"]
 mod writes;

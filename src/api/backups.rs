@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use chrono::{DateTime, Utc};
@@ -13,7 +13,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::error::Problem;
-use super::extract::{OperationBody, OperationQuery};
+use super::extract::{Object, OperationBody, OperationPath, OperationQuery};
 use super::jobs::{DEFAULT_PAGE, JobResponse, MAX_PAGE, WaitQuery, run_job};
 use super::openapi::BACKUPS;
 use crate::app::App;
@@ -83,7 +83,8 @@ pub(super) enum BackupKind {
 #[serde(deny_unknown_fields)]
 pub(super) struct CreateBackupRequest {
     /// These collections; all without.
-    collections: Option<Vec<CollectionReference>>,
+    #[schema(value_type = Option<Vec<CollectionReference>>)]
+    collections: Option<Vec<Object<CollectionReference>>>,
     #[serde(default)]
     kind: BackupKind,
     /// Free labels to find it by.
@@ -209,9 +210,12 @@ pub(super) async fn create_backup(
 ) -> Result<Response, Problem> {
     let recorded = json!(request);
     let wanted = BackupRequest {
-        collections: request
-            .collections
-            .map(|references| references.into_iter().map(CollectionName::from).collect()),
+        collections: request.collections.map(|references| {
+            references
+                .into_iter()
+                .map(|Object(reference)| reference.into())
+                .collect()
+        }),
         labels: request.labels,
         pinned: request.pinned,
     };
@@ -326,7 +330,7 @@ pub(super) async fn list_backups(
     ))]
 pub(super) async fn get_backup(
     State(app): State<App>,
-    Path(id): Path<String>,
+    OperationPath(id): OperationPath,
 ) -> Result<Json<BackupResponse>, Problem> {
     let manifest = app
         .blocking(move |app| app.repository()?.backup(&id))

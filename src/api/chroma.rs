@@ -21,12 +21,12 @@ use crate::error::{Error, Result};
 /// All routes below `/api/v2`.
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
-        .routes(routes!(system::heartbeat))
-        .routes(routes!(system::healthcheck))
-        .routes(routes!(system::version))
-        .routes(routes!(system::pre_flight_checks))
-        .routes(routes!(system::reset))
-        .routes(routes!(system::identity))
+        .routes(routes!(system::get_heartbeat))
+        .routes(routes!(system::get_healthcheck))
+        .routes(routes!(system::get_version))
+        .routes(routes!(system::get_pre_flight_checks))
+        .routes(routes!(system::reset_server))
+        .routes(routes!(system::get_identity))
         .routes(routes!(namespaces::create_tenant))
         .routes(routes!(namespaces::get_tenant, namespaces::update_tenant))
         .routes(routes!(
@@ -69,7 +69,7 @@ pub(super) fn undocumented() -> Router<App> {
         .or(MethodFilter::HEAD)
         .or(MethodFilter::OPTIONS);
     Router::new()
-        .route("/api/v2", get(system::heartbeat))
+        .route("/api/v2", get(system::get_heartbeat))
         .route(
             &format!("{collection}/fork"),
             post("Collection forking is unsupported for local chroma"),

@@ -50,6 +50,12 @@ fn case(kind: Kind) -> Case {
         ),
         Kind::Timeout => (504, "timeout", "It took too long", "ChromaError"),
         Kind::TooLarge => (413, "too-large", "Too large", "ChromaError"),
+        Kind::NotAllowed => (
+            405,
+            "method-not-allowed",
+            "Method not allowed",
+            "ChromaError",
+        ),
         Kind::UnsupportedMediaType => (415, "unsupported-media-type", "Not JSON", "ChromaError"),
         Kind::Canceled => (409, "canceled", "Canceled", "ChromaError"),
         Kind::Internal => (500, "internal", "Internal error", "InternalError"),

@@ -3,7 +3,7 @@
 use std::io::{self, BufWriter, Write};
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -15,7 +15,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::backups::{BackupResponse, default_database, default_tenant};
 use super::error::Problem;
-use super::extract::OperationQuery;
+use super::extract::{OperationPath, OperationQuery};
 use super::openapi::BACKUPS;
 use crate::app::App;
 use crate::model::names::CollectionName;
@@ -68,7 +68,7 @@ pub(super) struct ExportQuery {
     ))]
 pub(super) async fn export_backup(
     State(app): State<App>,
-    Path(id): Path<String>,
+    OperationPath(id): OperationPath,
     OperationQuery(query): OperationQuery<ExportQuery>,
 ) -> Result<Response, Problem> {
     let ExportFormat::Json = query.format;

@@ -1,13 +1,17 @@
 //! Extraction of bodies and queries with the errors of each family.
 
+use std::fmt;
+use std::marker::PhantomData;
+
 use axum::body::{Body, to_bytes};
-use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use bytes::Bytes;
 use futures::StreamExt as _;
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
 
 use super::error::{ChromaError, Problem};
 use crate::app::App;
@@ -23,14 +27,36 @@ impl<T: DeserializeOwned> FromRequest<App> for OperationBody<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Self::Rejection> {
-        if request.headers().contains_key("idempotency-key") {
-            return Err(Problem(Error::unprocessable(
-                "Idempotency-Key is not offered by this version",
-            )));
-        }
         let bytes = read_json(request, app).await?;
         let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
-        Ok(Self(parse_json(text)?))
+        let Object(value) = parse_json(text)?;
+        Ok(Self(value))
+    }
+}
+
+/// A value that is a JSON object and nothing else: a derived struct alone takes an array of its members
+/// as well, in which a misplaced one goes unnoticed.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(transparent)]
+pub(super) struct Object<T>(pub(super) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ObjectVisitor(PhantomData))
+    }
+}
+
+struct ObjectVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+    type Value = Object<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map)).map(Object)
     }
 }
 
@@ -132,6 +158,34 @@ fn parse_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T> {
         )),
         _ => Error::invalid(format!("Failed to parse the request body as JSON: {text}")),
     })
+}
+
+/// A parameter in the path of the operations family.
+pub(super) struct OperationPath(pub(super) String);
+
+impl FromRequestParts<App> for OperationPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Self::Rejection> {
+        match Path::<String>::from_request_parts(parts, app).await {
+            Ok(Path(text)) => Ok(Self(text)),
+            Err(rejection) => Err(Problem(Error::invalid(rejection.body_text()))),
+        }
+    }
+}
+
+/// Parameters in the path on `/api/v2`.
+pub(super) struct ChromaPath<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Send> FromRequestParts<App> for ChromaPath<T> {
+    type Rejection = ChromaError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Self::Rejection> {
+        match Path::from_request_parts(parts, app).await {
+            Ok(Path(parameters)) => Ok(Self(parameters)),
+            Err(rejection) => Err(ChromaError(Error::invalid(rejection.body_text()))),
+        }
+    }
 }
 
 /// A query string of the operations family.

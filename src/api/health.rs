@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
@@ -14,7 +14,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::backups::{default_database, default_tenant};
 use super::error::Problem;
-use super::extract::OperationQuery;
+use super::extract::{OperationPath, OperationQuery};
 use super::openapi::HEALTH;
 use crate::app::App;
 use crate::health::{self, Check, EmbeddingSelection, Report, Status, deep};
@@ -210,7 +210,7 @@ pub(super) struct NamespaceQuery {
     ))]
 pub(super) async fn check_collection(
     State(app): State<App>,
-    Path(name): Path<String>,
+    OperationPath(name): OperationPath,
     OperationQuery(namespace): OperationQuery<NamespaceQuery>,
 ) -> Result<Response, Problem> {
     let name = CollectionName::new(namespace.tenant, namespace.database, name);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
@@ -12,10 +12,10 @@ use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
 use super::error::{Problem, job_problem, status_of};
-use super::extract::OperationQuery;
+use super::extract::{OperationPath, OperationQuery};
 use super::openapi::JOBS;
 use crate::app::App;
-use crate::jobs::{JobKind, JobRecord, JobState, Work};
+use crate::jobs::{JobKind, JobProblem, JobRecord, JobState, Work};
 
 /// A job.
 #[derive(Debug, Serialize, ToSchema)]
@@ -110,13 +110,21 @@ pub(super) async fn run_job(
     } else {
         job
     };
-    let status = match (job.state.is_final(), &job.problem) {
-        (false, _) => StatusCode::ACCEPTED,
-        (true, None) => success,
-        (true, Some(problem)) => status_of(problem.kind),
-    };
     let location = format!("/jobs/{}", job.id);
-    let mut response = (status, Json(JobResponse::from(job))).into_response();
+    let (status, mut response) = match (job.state.is_final(), &job.problem) {
+        (true, Some(problem)) => (status_of(problem.kind), job_failure(job.clone(), problem)),
+        (is_final, _) => {
+            let status = if is_final {
+                success
+            } else {
+                StatusCode::ACCEPTED
+            };
+            (
+                status,
+                (status, Json(JobResponse::from(job))).into_response(),
+            )
+        }
+    };
     let headers = response.headers_mut();
     if let Ok(location) = HeaderValue::from_str(&location) {
         headers.insert(header::LOCATION, location);
@@ -125,6 +133,16 @@ pub(super) async fn run_job(
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     Ok(response)
+}
+
+/// The answer of a job that failed while it was waited for: its problem, with the job beside it.
+fn job_failure(job: JobRecord, problem: &JobProblem) -> Response {
+    let mut body = job_problem(problem);
+    if let Some(members) = body.as_object_mut() {
+        members.insert("job".to_owned(), serde_json::json!(JobResponse::from(job)));
+    }
+    let content_type = [(header::CONTENT_TYPE, "application/problem+json")];
+    (status_of(problem.kind), content_type, Json(body)).into_response()
 }
 
 /// Which jobs to list.
@@ -180,7 +198,7 @@ pub(super) async fn list_jobs(
     responses((status = 200, body = JobResponse), (status = 404, description = "No such job")))]
 pub(super) async fn get_job(
     State(app): State<App>,
-    Path(id): Path<String>,
+    OperationPath(id): OperationPath,
 ) -> Result<Json<JobResponse>, Problem> {
     Ok(Json(app.jobs().get(&id)?.into()))
 }
@@ -194,7 +212,7 @@ pub(super) async fn get_job(
     ))]
 pub(super) async fn cancel_job(
     State(app): State<App>,
-    Path(id): Path<String>,
+    OperationPath(id): OperationPath,
 ) -> Result<Json<JobResponse>, Problem> {
     let job = app.blocking(move |app| app.jobs().cancel(&id)).await?;
     Ok(Json(job.into()))

@@ -91,9 +91,13 @@ fn explain_unknown(method: &Method, path: &str, response: Response) -> Response 
         let error = Error::unprocessable(format!("{method} {path} is not offered by this version"));
         return Problem(error).into_response();
     }
-    let mut problem =
-        Problem(Error::not_found(format!("there is no {method} {path}"))).into_response();
-    *problem.status_mut() = status;
+    let error = match status {
+        StatusCode::METHOD_NOT_ALLOWED => {
+            Error::new(Kind::NotAllowed, format!("{path} takes no {method}"))
+        }
+        _ => Error::not_found(format!("there is no {path}")),
+    };
+    let mut problem = Problem(error).into_response();
     if let Some(allow) = response.headers().get(header::ALLOW) {
         problem.headers_mut().insert(header::ALLOW, allow.clone());
     }
@@ -142,6 +146,11 @@ pub(super) async fn bound(State(bounds): State<Bounds>, request: Request, next: 
             Problem(error).into_response()
         }
     };
+    if !path.starts_with("/api/") && request.headers().contains_key("idempotency-key") {
+        return refuse(Error::unprocessable(
+            "Idempotency-Key is not offered by this version",
+        ));
+    }
     let probe = path == "/health" || path == "/health/live" || path == "/health/ready";
     let permit = bounds.running.try_acquire();
     if permit.is_err() && !probe {

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use super::backups::{checked, default_database, default_tenant};
 use super::error::Problem;
-use super::extract::{OperationBody, OperationQuery};
+use super::extract::{Object, OperationBody, OperationQuery};
 use super::jobs::{JobResponse, WaitQuery, run_job};
 use super::openapi::MIGRATE;
 use crate::app::App;
@@ -63,8 +63,10 @@ impl MigrateEnd {
 #[serde(deny_unknown_fields)]
 #[schema(as = MigrateRequest)]
 pub(super) struct MigrateBody {
-    source: MigrateEnd,
-    target: MigrateEnd,
+    #[schema(value_type = MigrateEnd)]
+    source: Object<MigrateEnd>,
+    #[schema(value_type = MigrateEnd)]
+    target: Object<MigrateEnd>,
     /// Where the target exists: `fail` (409, nothing changes), `rename` or `replace`.
     #[serde(default)]
     #[schema(value_type = String, default = "fail", example = "fail")]
@@ -114,17 +116,18 @@ fn result(outcome: &MigrateOutcome) -> Value {
         (status = 404, description = "No such collection or environment"),
         (status = 409, description = "The target exists; nothing was changed"),
         (status = 422, description = "A bad request"),
+        (status = 429, description = "Too many jobs are waiting"),
         (status = 507, description = "Not enough room on the disk"),
     ))]
-pub(super) async fn migrate(
+pub(super) async fn migrate_collection(
     State(app): State<App>,
     OperationQuery(wait): OperationQuery<WaitQuery>,
     OperationBody(body): OperationBody<MigrateBody>,
 ) -> Result<Response, Problem> {
     let recorded = json!(body);
     let request = MigrateRequest {
-        source: body.source.name()?,
-        target: checked(body.target.name()?)?,
+        source: body.source.0.name()?,
+        target: checked(body.target.0.name()?)?,
         on_conflict: body.on_conflict,
     };
     let plan = app

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use super::backups::{CollectionReference, checked, default_database, default_tenant};
 use super::error::Problem;
-use super::extract::{OperationBody, OperationQuery};
+use super::extract::{Object, OperationBody, OperationQuery};
 use super::jobs::{JobResponse, WaitQuery, run_job};
 use super::openapi::RESTORE;
 use crate::app::App;
@@ -21,7 +21,7 @@ use crate::operations::restore::{self, RestoreOutcome, RestoreRequest, RestoreSe
 use crate::progress::Progress;
 
 /// Where a restored collection goes; absent members are as in the backup.
-#[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct RestoreTarget {
     tenant: Option<String>,
@@ -45,7 +45,8 @@ struct RestoreCollection {
     name: String,
     /// Its name here; the same without.
     #[serde(default)]
-    to: RestoreTarget,
+    #[schema(value_type = RestoreTarget)]
+    to: Object<RestoreTarget>,
 }
 
 /// What to restore.
@@ -57,7 +58,8 @@ pub(super) struct RestoreBody {
     #[schema(example = "latest")]
     backup: String,
     /// These collections; all without.
-    collections: Option<Vec<RestoreCollection>>,
+    #[schema(value_type = Option<Vec<RestoreCollection>>)]
+    collections: Option<Vec<Object<RestoreCollection>>>,
     /// Where the target exists: `fail` (409, nothing changes), `rename` or `replace`.
     #[serde(default)]
     #[schema(value_type = String, default = "fail", example = "rename")]
@@ -66,10 +68,11 @@ pub(super) struct RestoreBody {
 
 impl RestoreCollection {
     fn selection(self) -> Result<RestoreSelection> {
+        let Object(to) = self.to;
         let to = CollectionName::new(
-            self.to.tenant.unwrap_or_else(|| self.tenant.clone()),
-            self.to.database.unwrap_or_else(|| self.database.clone()),
-            self.to.name.unwrap_or_else(|| self.name.clone()),
+            to.tenant.unwrap_or_else(|| self.tenant.clone()),
+            to.database.unwrap_or_else(|| self.database.clone()),
+            to.name.unwrap_or_else(|| self.name.clone()),
         );
         Ok(RestoreSelection {
             name: CollectionName::new(self.tenant, self.database, self.name),
@@ -129,9 +132,10 @@ impl From<&CollectionName> for CollectionReference {
         (status = 404, description = "No such backup, or no such collection in it"),
         (status = 409, description = "The target exists; nothing was changed"),
         (status = 422, description = "A bad request, or a damaged backup; nothing was changed"),
+        (status = 429, description = "Too many jobs are waiting"),
         (status = 507, description = "Not enough room on the disk"),
     ))]
-pub(super) async fn restore(
+pub(super) async fn restore_backup(
     State(app): State<App>,
     OperationQuery(wait): OperationQuery<WaitQuery>,
     OperationBody(body): OperationBody<RestoreBody>,
@@ -144,7 +148,7 @@ pub(super) async fn restore(
             .map(|collections| {
                 collections
                     .into_iter()
-                    .map(RestoreCollection::selection)
+                    .map(|Object(collection)| collection.selection())
                     .collect()
             })
             .transpose()?,

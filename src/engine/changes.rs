@@ -45,6 +45,8 @@ pub struct Tombstone {
 
 /// One layer of one collection, to be copied without any lock.
 pub struct Layer {
+    /// Definition and head when the layer was begun.
+    pub info: CollectionInfo,
     collection: Arc<Collection>,
     engine: Engine,
     /// Deletions since the layer before; none in a base.
@@ -147,6 +149,7 @@ impl Cut {
         };
         self.watermarks.insert(id, upto);
         Ok(Layer {
+            info: collection.info(),
             collection,
             engine: self.engine.clone(),
             tombstones,

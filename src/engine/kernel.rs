@@ -30,7 +30,11 @@ pub(super) fn squared_l2(a: &[f32], b: &[f32]) -> f32 {
     accumulate(a, b, |x, y| (x - y) * (x - y))
 }
 
-/// 1 / Euclidean norm; 0 for the zero vector, which makes its cosine distance to everything 1.
+/// Norms between which f32 arithmetic neither over- nor underflows for any dimension in use.
+const SAFE_NORMS: std::ops::RangeInclusive<f64> = 1e-12..=1e15;
+
+/// 1 / Euclidean norm; 0 for the zero vector, which makes its cosine distance to everything 1. NaN for a
+/// vector so short or so long that its distances have to be computed in f64.
 pub(super) fn inverse_norm(vector: &[f32]) -> f32 {
     let norm = vector
         .iter()
@@ -39,8 +43,10 @@ pub(super) fn inverse_norm(vector: &[f32]) -> f32 {
         .sqrt();
     if norm == 0.0 {
         0.0
-    } else {
+    } else if SAFE_NORMS.contains(&norm) {
         (1.0 / norm) as f32
+    } else {
+        f32::NAN
     }
 }
 

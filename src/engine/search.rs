@@ -258,7 +258,7 @@ struct Found {
 /// A candidate in the heap, the worst on top: greatest distance, then latest slot.
 #[derive(PartialEq)]
 struct Candidate {
-    distance: f32,
+    distance: f64,
     slot: usize,
 }
 
@@ -307,16 +307,17 @@ impl Comparison<'_> {
         heap
     }
 
-    fn distance(&self, slot: usize) -> Option<f32> {
+    fn distance(&self, slot: usize) -> Option<f64> {
         let vector = self.columns.vector(slot)?;
-        Some(match self.space {
+        let norms = self.columns.inverse_norm(slot)? * self.query_norm;
+        if norms.is_nan() {
+            return Some(kernel::exact_distance(self.space, self.query, vector));
+        }
+        Some(f64::from(match self.space {
             Space::L2 => kernel::squared_l2(self.query, vector),
             Space::Ip => 1.0 - kernel::dot(self.query, vector),
-            Space::Cosine => {
-                let norm = self.columns.inverse_norm(slot)?;
-                1.0 - kernel::dot(self.query, vector) * self.query_norm * norm
-            }
-        })
+            Space::Cosine => 1.0 - kernel::dot(self.query, vector) * norms,
+        }))
     }
 
     /// As [`Comparison::nearest_of`], the slots shared out over threads.

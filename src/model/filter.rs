@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::model::metadata::{Metadata, MetadataValue};
+use crate::model::schema::IndexKind;
 
 /// The key under which a `where` clause searches the text of documents.
 const DOCUMENT_KEY: &str = "#document";
@@ -116,7 +117,7 @@ pub enum Number {
 /// The values of an `$in` or `$nin`, sorted because such lists get long and every record is looked up in
 /// them; and the type of the first as sent, which decides for all.
 #[derive(Clone, Debug)]
-pub struct ScalarSet(Vec<Scalar>, OperandType);
+pub struct ScalarSet(Vec<Scalar>, IndexKind);
 
 /// A condition on a document's text. The negations hold for records without a document, too.
 #[derive(Clone, Debug)]
@@ -134,21 +135,6 @@ pub enum DocumentCondition {
 /// A regular expression within [`Limits::max_regex_bytes`].
 #[derive(Clone, Debug)]
 pub struct CompiledPattern(Regex);
-
-/// Which index of a schema a leaf needs, by its operand; `Debug` gives the names of Chroma's errors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum OperandType {
-    /// The inverted index of booleans.
-    Bool,
-    /// The inverted index of integers.
-    Int,
-    /// The inverted index of floats.
-    Float,
-    /// The inverted index of strings.
-    Str,
-    /// The full-text index of documents.
-    FullText,
-}
 
 impl Filter {
     /// Reads a `where` clause; `None` for JSON null.
@@ -198,11 +184,11 @@ impl Filter {
 
     /// Visits every leaf with its key (`#document` for conditions on the text) and the index it needs,
     /// in the order of the request, until `f` fails.
-    pub fn for_each_leaf(&self, f: &mut dyn FnMut(&str, OperandType) -> Result<()>) -> Result<()> {
+    pub fn for_each_leaf(&self, f: &mut dyn FnMut(&str, IndexKind) -> Result<()>) -> Result<()> {
         match self {
             Self::And(all) | Self::Or(all) => all.iter().try_for_each(|one| one.for_each_leaf(f)),
-            Self::Metadata { key, condition } => f(key, condition.operand_type()),
-            Self::Document(_) => f(DOCUMENT_KEY, OperandType::FullText),
+            Self::Metadata { key, condition } => f(key, condition.index_kind()),
+            Self::Document(_) => f(DOCUMENT_KEY, IndexKind::FullText),
         }
     }
 }
@@ -231,12 +217,12 @@ impl Condition {
         }
     }
 
-    fn operand_type(&self) -> OperandType {
+    fn index_kind(&self) -> IndexKind {
         match self {
             Self::Eq(one) | Self::Ne(one) | Self::Contains(one) | Self::NotContains(one) => {
-                one.view().operand_type()
+                one.view().index_kind()
             }
-            Self::Compare { operand, .. } => ScalarRef::Number(*operand).operand_type(),
+            Self::Compare { operand, .. } => ScalarRef::Number(*operand).index_kind(),
             Self::In(set) | Self::NotIn(set) => set.1,
         }
     }
@@ -276,9 +262,9 @@ impl ScalarSet {
             .iter()
             .map(scalar)
             .collect::<Option<_>>()?;
-        let mut types = scalars.iter().map(|s| s.view().operand_type());
+        let mut types = scalars.iter().map(|s| s.view().index_kind());
         let first = types.next()?;
-        if !types.all(|t| t == first || (first, t) == (OperandType::Float, OperandType::Int)) {
+        if !types.all(|t| t == first || (first, t) == (IndexKind::Float, IndexKind::Int)) {
             return None;
         }
         scalars.sort_by(|a, b| a.order(b.view()));
@@ -349,12 +335,12 @@ impl<'a> ScalarRef<'a> {
         }
     }
 
-    fn operand_type(self) -> OperandType {
+    fn index_kind(self) -> IndexKind {
         match self {
-            Self::Bool(_) => OperandType::Bool,
-            Self::Number(Number::Int(_)) => OperandType::Int,
-            Self::Number(Number::Float(_)) => OperandType::Float,
-            Self::Str(_) => OperandType::Str,
+            Self::Bool(_) => IndexKind::Bool,
+            Self::Number(Number::Int(_)) => IndexKind::Int,
+            Self::Number(Number::Float(_)) => IndexKind::Float,
+            Self::Str(_) => IndexKind::Str,
         }
     }
 }
@@ -905,11 +891,11 @@ mod tests {
         where_(json!({"k": by})).matches(&metadata_of(json!({"k": value})), None)
     }
 
-    fn leaves(filter: &Filter) -> Vec<(String, OperandType)> {
+    fn leaves(filter: &Filter) -> Vec<(String, IndexKind)> {
         let mut leaves = Vec::new();
         filter
-            .for_each_leaf(&mut |key, operand_type| {
-                leaves.push((key.to_owned(), operand_type));
+            .for_each_leaf(&mut |key, index_kind| {
+                leaves.push((key.to_owned(), index_kind));
                 Ok(())
             })
             .unwrap();
@@ -919,10 +905,10 @@ mod tests {
     /// The caller's check with Chroma's default schema, in which only the inverted index of the
     /// document is off.
     fn refuse_disabled(filter: &Filter) -> Result<()> {
-        filter.for_each_leaf(&mut |key, operand_type| {
-            if key == DOCUMENT_KEY && operand_type == OperandType::Str {
+        filter.for_each_leaf(&mut |key, index_kind| {
+            if key == DOCUMENT_KEY && index_kind == IndexKind::Str {
                 return Err(Error::invalid(format!(
-                    "Cannot filter using metadata key '{key}' with type '{operand_type:?}' because \
+                    "Cannot filter using metadata key '{key}' with type '{index_kind:?}' because \
                      indexing is disabled"
                 )));
             }
@@ -1082,15 +1068,15 @@ mod tests {
             {"#document": "x"}, {"#document": {"$not_regex": "x"}}, {"chroma:document": "x"},
         ]}));
         let expected = [
-            ("b", OperandType::Bool),
-            ("i", OperandType::Int),
-            ("f", OperandType::Float),
-            ("s", OperandType::Str),
-            ("i", OperandType::Int),
-            ("f", OperandType::Float),
-            ("#document", OperandType::Str),
-            ("#document", OperandType::FullText),
-            ("chroma:document", OperandType::Str),
+            ("b", IndexKind::Bool),
+            ("i", IndexKind::Int),
+            ("f", IndexKind::Float),
+            ("s", IndexKind::Str),
+            ("i", IndexKind::Int),
+            ("f", IndexKind::Float),
+            ("#document", IndexKind::Str),
+            ("#document", IndexKind::FullText),
+            ("chroma:document", IndexKind::Str),
         ];
         assert_eq!(
             leaves(&filter),
@@ -1104,12 +1090,12 @@ mod tests {
     #[test]
     fn a_disabled_index_is_seen_on_every_leaf() {
         let refused =
-            |clause: Value| leaves(&where_(clause)).contains(&("age".into(), OperandType::Int));
+            |clause: Value| leaves(&where_(clause)).contains(&("age".into(), IndexKind::Int));
         assert!(refused(json!({"age": 3})));
         assert!(refused(json!({"$or": [{"x": 1}, {"age": {"$gt": 1}}]})));
         assert!(refused(json!({"age": {"$in": [1]}})));
         assert!(!refused(json!({"age": 3.0})));
-        let full_text = [("#document".to_owned(), OperandType::FullText)];
+        let full_text = [("#document".to_owned(), IndexKind::FullText)];
         assert_eq!(
             leaves(&where_(json!({"#document": {"$contains": "h"}}))),
             full_text

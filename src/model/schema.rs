@@ -51,6 +51,7 @@ pub struct Schema {
 }
 
 /// The index that a leaf of a filter needs: by the type of its operand, not of the stored values.
+/// `Debug` gives the names of Chroma's errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum IndexKind {
     /// The inverted index of booleans.

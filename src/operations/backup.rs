@@ -118,7 +118,6 @@ pub fn execute(
         .sum();
     progress.phase("copy", total);
     let mut packer = Packer {
-        engine,
         repository,
         settings,
         progress,
@@ -161,7 +160,6 @@ pub fn execute(
 
 /// Turns layers into packs.
 struct Packer<'a> {
-    engine: &'a Engine,
     repository: &'a Repository,
     settings: BackupSettings,
     progress: &'a Progress,
@@ -173,8 +171,7 @@ struct Packer<'a> {
 
 impl Packer<'_> {
     fn layer(&mut self, id: Uuid, layer: &Layer) -> Result<()> {
-        let info = self.engine.collection(id)?;
-        let mut writer = LayerWriter::new(self, &info);
+        let mut writer = LayerWriter::new(self, &layer.info);
         writer.tombstones(&layer.tombstones)?;
         layer.for_each(|ordinal, stored| writer.stored(ordinal, stored))?;
         let reference = writer.finish()?;

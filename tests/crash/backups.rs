@@ -64,7 +64,7 @@ fn id(backup: &Value) -> &str {
 /// there as it is.
 async fn assert_whole(api: &Api, backup: &Value, load: &Load, still: &Known, at: &str) {
     let exported = checks::export(api, backup, at).await;
-    assert_eq!(exported.len(), load.names().count() + 1, "{at}: {backup}");
+    assert_eq!(exported.len(), load.names().len() + 1, "{at}: {backup}");
     for (name, copy) in exported {
         if name == still.name {
             assert!(
@@ -96,7 +96,7 @@ async fn a_killed_backup_is_not_listed_and_harms_no_other() {
         campaign.restart().await;
         let api = campaign.api();
         let state = State::look(&api, &at).await;
-        assert_names(&state, load.names().chain([still.name]), &at);
+        assert_names(&state, load.names().into_iter().chain([still.name]), &at);
         load.settle(&state, &at);
         state.assert_untouched(&still, &at);
         assert_accepted(&answer, 201, &at);

@@ -9,6 +9,7 @@ use crate::service::Api;
 
 /// A collection as it was found.
 struct Found {
+    id: String,
     digest: String,
     order: Vec<String>,
     records: Records,
@@ -37,6 +38,7 @@ impl State {
             let (count, digest) = integrity[&name].clone();
             assert_eq!(found.len() as u64, count, "{at}: {name}: read and counted");
             let found = Found {
+                id,
                 digest,
                 order,
                 records: records::by_id(found, at),
@@ -49,6 +51,10 @@ impl State {
 
     pub(crate) fn names(&self) -> BTreeSet<&str> {
         self.collections.keys().map(String::as_str).collect()
+    }
+
+    pub(crate) fn id(&self, name: &str) -> &str {
+        &self.collections[name].id
     }
 
     pub(crate) fn records(&self, name: &str) -> &Records {

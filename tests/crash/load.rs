@@ -38,7 +38,7 @@ struct Habits {
 }
 
 /// Of 100 requests, this many are sent twice at once.
-const TWICE: u64 = 15;
+pub(crate) const TWICE: u64 = 15;
 
 const BATCHES: Habits = Habits {
     slots: 4,
@@ -163,12 +163,8 @@ impl Writer {
         slot.in_flight = Some(becomes);
         let path = records::records_path(&self.collection, verb);
         // Some clients send again what they think was lost: each answer has to be as good as the other.
-        let answers = if self.random.percent(TWICE) {
-            let (one, other) = tokio::join!(api.try_post(&path, &body), api.try_post(&path, &body));
-            vec![one, other]
-        } else {
-            vec![api.try_post(&path, &body).await]
-        };
+        let twice = self.random.percent(TWICE);
+        let answers = api.try_post_times(twice, &path, &body).await;
         let expected = if verb == "add" { 201 } else { 200 };
         for (status, answer) in answers.iter().flatten() {
             assert_eq!(*status, expected, "{verb} on {}: {answer}", slot.ids[0]);
@@ -278,12 +274,7 @@ impl Load {
 
     /// Waits until the kill has stopped every writer.
     pub(crate) async fn finish(&mut self) {
-        while let Some(writer) = self.running.join_next().await {
-            match writer {
-                Ok(writer) => self.writers.push(writer),
-                Err(error) => std::panic::resume_unwind(error.into_panic()),
-            }
-        }
+        self.writers = std::mem::take(&mut self.running).join_all().await;
     }
 
     /// Checks that every acknowledged operation is there and nothing is torn.
@@ -316,8 +307,8 @@ impl Load {
     }
 
     /// Names of the collections.
-    pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> {
-        self.collections.keys().copied()
+    pub(crate) fn names(&self) -> Vec<&'static str> {
+        self.collections.keys().copied().collect()
     }
 
     pub(crate) fn tally(&self) -> Tally {

@@ -207,6 +207,25 @@ impl Api {
         self.send(self.request(Method::POST, path).json(body)).await
     }
 
+    /// The same, or two of it at once.
+    pub(crate) async fn try_post_times(
+        &self,
+        twice: bool,
+        path: &str,
+        body: &Value,
+    ) -> Vec<Option<Answer>> {
+        if !twice {
+            return vec![self.try_post(path, body).await];
+        }
+        let (one, other) = tokio::join!(self.try_post(path, body), self.try_post(path, body));
+        vec![one, other]
+    }
+
+    /// A DELETE that a kill may interrupt.
+    pub(crate) async fn try_delete(&self, path: &str) -> Option<Answer> {
+        self.send(self.request(Method::DELETE, path)).await
+    }
+
     /// A POST that has to be answered.
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
         let answer = self.try_post(path, body).await;
@@ -221,7 +240,7 @@ impl Api {
 
     /// A DELETE that has to be answered.
     pub(crate) async fn delete(&self, path: &str) -> Answer {
-        let answer = self.send(self.request(Method::DELETE, path)).await;
+        let answer = self.try_delete(path).await;
         answer.expect("nobody kills the service now")
     }
 }

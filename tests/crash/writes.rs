@@ -1,4 +1,4 @@
-//! Kills under writes alone.
+//! Kills under writes alone: records in batches and one by one, and whole collections.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::campaign::Campaign;
 use crate::checks::{Sequences, State, assert_names};
 use crate::load::Load;
+use crate::turnover::Turnover;
 
 const UNTIL_KILL: Range<Duration> = Duration::from_millis(5)..Duration::from_millis(400);
 const BACKUP_EVERY: u64 = 10;
@@ -14,26 +15,35 @@ const BACKUP_EVERY: u64 = 10;
 async fn acknowledged_writes_survive_and_no_batch_is_torn() {
     let mut campaign = Campaign::begin("writes", 1).await;
     let mut load = Load::create(&campaign.api(), &["alpha", "beta"], 2, campaign.seed).await;
+    let mut turnover = Turnover::new(&["brief", "fleeting"], campaign.seed);
     let mut sequences = Sequences::default();
     while campaign.next_round() {
         let at = campaign.at();
         load.start(&campaign.api());
+        turnover.start(&campaign.api());
         campaign.kill_within(UNTIL_KILL).await;
         load.finish().await;
+        turnover.finish().await;
         campaign.restart().await;
         let api = campaign.api();
         let state = State::look(&api, &at).await;
-        assert_names(&state, load.names(), &at);
         load.settle(&state, &at);
+        turnover.settle(&state, &at);
+        assert_names(&state, turnover.names().chain(load.names()), &at);
         if campaign.round.is_multiple_of(BACKUP_EVERY) || campaign.round == campaign.rounds {
             let backup = state.assert_backup_equals(&api, &at).await;
             sequences.observe(&backup, &at);
         }
     }
     let tally = load.tally();
-    campaign.report(&format!("{tally:?}"));
+    let collections = turnover.acknowledged();
+    campaign.report(&format!(
+        "{tally:?}, {collections} collections made, filled or dropped"
+    ));
     assert!(
-        tally.acknowledged >= campaign.rounds && tally.interrupted() >= campaign.rounds / 2,
-        "too little was under way: {tally:?}"
+        tally.acknowledged >= campaign.rounds
+            && tally.interrupted() >= campaign.rounds / 2
+            && collections >= campaign.rounds,
+        "too little was under way: {tally:?}, {collections} collections"
     );
 }

@@ -1,8 +1,10 @@
 //! Chroma's API: what is written comes back, in order, bit for bit, found by exact search, across restarts.
 
+mod concurrency;
+mod filters;
 mod ground_truth;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -10,8 +12,7 @@ use serde_json::{Value, json};
 use vectorkeep::model::record::Record;
 
 use crate::harness::{
-    Collection, DEFAULT_NAMESPACE, Http, Service, digest, distance, numbered, parse_record, shared,
-    strings, text, wordnet_50,
+    Collection, DEFAULT_NAMESPACE, Http, Service, numbered, parse_record, wordnet_50,
 };
 
 fn ids_of(records: &[Record]) -> Vec<String> {
@@ -400,163 +401,6 @@ async fn everything_survives_a_restart_byte_for_byte() {
         long.at(&service).ids(json!({})).await,
         ids_of(&[longs, after].concat())
     );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn filters_agree_with_a_look_at_every_record() {
-    let service = Service::start().await;
-    let collection = service.create("filtered").await;
-    let records = wordnet_50();
-    collection.add(&records).await;
-    let (metadata, query) = (
-        |record: &Record| serde_json::to_value(&record.metadata).unwrap(),
-        &records[11].embedding,
-    );
-    let length = |record: &Record| metadata(record)["length"].as_i64().unwrap();
-    let pos = |record: &Record| text(&metadata(record)["pos"]);
-    let has = |record: &Record, part: &str| record.document.as_ref().unwrap().contains(part);
-    let noun = |record: &Record| pos(record) == "noun";
-    type Holds<'a> = Box<dyn Fn(&Record) -> bool + 'a>;
-    let cases: Vec<(Value, Holds<'_>)> = vec![
-        (json!({"where": {"pos": "noun"}}), Box::new(noun)),
-        (
-            json!({"where": {"pos": {"$ne": "noun"}}}),
-            Box::new(|r| !noun(r)),
-        ),
-        (
-            json!({"where": {"pos": {"$in": ["verb", "adverb"]}}}),
-            Box::new(|r| ["verb", "adverb"].contains(&&*pos(r))),
-        ),
-        (
-            json!({"where": {"pos": {"$nin": ["verb", "adverb"]}}}),
-            Box::new(|r| !["verb", "adverb"].contains(&&*pos(r))),
-        ),
-        (
-            json!({"where": {"length": {"$gt": 60}}}),
-            Box::new(|r| length(r) > 60),
-        ),
-        (
-            json!({"where": {"length": {"$lte": 60.5}}}),
-            Box::new(|r| length(r) <= 60),
-        ),
-        (
-            json!({"where": {"length": length(&records[0]) as f64}}),
-            Box::new(|r| length(r) == length(&records[0])),
-        ),
-        (json!({"where": {"absent": {"$ne": 1}}}), Box::new(|_| true)),
-        (json!({"where": {"absent": 1}}), Box::new(|_| false)),
-        (
-            json!({"where": {"$and": [{"is_common": true}, {"length": {"$lt": 80}}]}}),
-            Box::new(|r| metadata(r)["is_common"] == true && length(r) < 80),
-        ),
-        (
-            json!({"where": {"$or": [{"pos": "adverb"}, {"$and": [{"pos": "noun"}, {"length": {"$gte": 100}}]}]}}),
-            Box::new(|r| pos(r) == "adverb" || noun(r) && length(r) >= 100),
-        ),
-        (
-            json!({"where_document": {"$contains": " of "}}),
-            Box::new(|r| has(r, " of ")),
-        ),
-        (
-            json!({"where_document": {"$not_contains": "the"}}),
-            Box::new(|r| !has(r, "the")),
-        ),
-        (
-            json!({"where_document": {"$regex": "^[aA]n? "}}),
-            Box::new(|r| {
-                ["a ", "A ", "an ", "An "]
-                    .iter()
-                    .any(|start| r.document.as_ref().unwrap().starts_with(start))
-            }),
-        ),
-        (
-            json!({"where": {"pos": "noun"}, "where_document": {"$contains": "a"}}),
-            Box::new(|r| noun(r) && has(r, "a")),
-        ),
-    ];
-    for (filter, holds) in cases {
-        let expected: Vec<_> = records.iter().filter(|record| holds(record)).collect();
-        let ids: Vec<_> = expected.iter().map(|record| record.id.clone()).collect();
-        assert_eq!(collection.ids(filter.clone()).await, ids, "{filter}");
-        // The search answers from the matching records only, all of them.
-        let mut body = filter.clone();
-        body["query_embeddings"] = json!([query]);
-        body["n_results"] = json!(50);
-        let found: Vec<String> = collection.nearest(body).await[0]
-            .iter()
-            .map(|(id, _)| id.clone())
-            .collect();
-        let mut nearest = expected.clone();
-        nearest.sort_by(|a, b| {
-            distance("l2", query, &a.embedding).total_cmp(&distance("l2", query, &b.embedding))
-        });
-        assert_eq!(
-            found,
-            nearest
-                .iter()
-                .map(|record| record.id.clone())
-                .collect::<Vec<_>>(),
-            "{filter}"
-        );
-    }
-}
-
-/// One of several concurrent writers, with ids of its own: batches, single records, upserts, deletes.
-/// What it leaves behind.
-async fn write_and_delete(collection: Collection, writer: usize) -> BTreeMap<String, Record> {
-    let mut kept = BTreeMap::new();
-    for batch in 0..12 {
-        let count = if batch % 2 == 0 { 20 } else { 1 };
-        let mut records = numbered(&format!("w{writer}-{batch}"), count);
-        collection.add(&records).await;
-        if batch % 3 == 1 {
-            records
-                .iter_mut()
-                .for_each(|record| record.document = Some("changed".to_owned()));
-            collection.upsert(&records).await;
-        }
-        kept.extend(
-            records
-                .iter()
-                .map(|record| (record.id.clone(), record.clone())),
-        );
-        if batch % 3 == 2 {
-            collection.delete(json!({"ids": [records[0].id]})).await;
-            kept.remove(&records[0].id);
-        }
-    }
-    kept
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn concurrent_writers_on_several_collections_lose_nothing() {
-    let mut service = Service::start().await;
-    let mut collections = Vec::new();
-    for name in ["first", "second", "third"] {
-        collections.push(service.create(name).await);
-    }
-    let writers = collections.iter().enumerate().map(|(number, collection)| {
-        let tasks =
-            (0..4).map(move |writer| write_and_delete(collection.clone(), number * 10 + writer));
-        futures::future::join_all(tasks)
-    });
-    let kept = futures::future::join_all(writers).await;
-    for round in 0..2 {
-        for (collection, kept) in collections.iter().zip(&kept) {
-            let collection = collection.at(&service);
-            let expected: BTreeMap<_, _> = kept.iter().flatten().collect();
-            let found = collection.records().await;
-            assert_eq!(
-                collection.count().await,
-                expected.len() as u64,
-                "round {round}"
-            );
-            let by_id: BTreeMap<_, _> = found.iter().map(|record| (&record.id, record)).collect();
-            assert_eq!(by_id.len(), found.len(), "an id twice");
-            assert_eq!(by_id, expected, "round {round}");
-        }
-        service.restart().await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

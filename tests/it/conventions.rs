@@ -6,7 +6,7 @@ mod refusals;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::harness::{Answer, DEFAULT_NAMESPACE, Http, Service, numbered, text};
 
@@ -99,7 +99,7 @@ async fn bodies_that_are_not_json_or_of_the_wrong_shape_are_told_apart() {
     service.backup(json!({})).await;
     let backups = service.get("/backups").await.ok(200);
     for path in ["/backups", "/restore", "/migrate"] {
-        for body in ["{", "nothing", "{\"", "{} {}", "{'a': 1}", "\u{0}"] {
+        for body in ["{", "nothing", "{\"", "{'a': 1}", "\u{0}"] {
             send_raw(&service, "POST", path, "application/json", body)
                 .await
                 .problem(400);

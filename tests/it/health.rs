@@ -4,14 +4,13 @@ mod damage;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
 
 use serde_json::{Value, json};
 use vectorkeep::config::Config;
 
 use crate::harness::{
-    Answer, Collection, DEFAULT_NAMESPACE, Service, assert_members, digest, eventually, numbered,
-    text, wordnet_50,
+    Answer, DEFAULT_NAMESPACE, Service, assert_members, digest, eventually, numbered, text,
+    wordnet_50,
 };
 
 /// The body of a health answer, its form checked.

@@ -12,6 +12,7 @@
 mod backups;
 mod chroma;
 mod conventions;
+mod demo;
 mod harness;
 mod health;
 mod jobs;

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use vectorkeep::model::record::Record;
 
 use crate::harness::{
-    Answer, Collection, DEFAULT_NAMESPACE, Http, Service, assert_members, digest, files_below,
-    numbered, parse_record, strings, text, wordnet_50,
+    Answer, Collection, DEFAULT_NAMESPACE, Http, Service, assert_members, digest, numbered,
+    parse_record, strings, text, wordnet_50,
 };
 
 const RESULT: [&str; 3] = ["backup", "collections", "duration_ms"];

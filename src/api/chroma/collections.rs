@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::super::error::ChromaError;
-use super::super::extract::{ChromaBody, ChromaQuery};
+use super::super::extract::{ChromaBody, ChromaPath, ChromaQuery};
 use super::super::openapi::CHROMA_COLLECTIONS;
 use super::collection_id;
 use super::namespaces::SliceQuery;
@@ -144,7 +144,7 @@ fn threads() -> usize {
     ))]
 pub(in crate::api) async fn create_collection(
     State(app): State<App>,
-    Path((tenant, database)): Path<(String, String)>,
+    ChromaPath((tenant, database)): ChromaPath<(String, String)>,
     body: ChromaBody,
 ) -> Result<Json<CollectionResponse>, ChromaError> {
     let info = app
@@ -179,7 +179,7 @@ pub(in crate::api) async fn create_collection(
     responses((status = 200, description = "By id", body = Vec<CollectionResponse>)))]
 pub(in crate::api) async fn list_collections(
     State(app): State<App>,
-    Path((tenant, database)): Path<(String, String)>,
+    ChromaPath((tenant, database)): ChromaPath<(String, String)>,
     ChromaQuery(slice): ChromaQuery<SliceQuery>,
 ) -> Json<Vec<CollectionResponse>> {
     let collections = app.engine().collections(&tenant, &database);
@@ -197,7 +197,7 @@ pub(in crate::api) async fn list_collections(
     responses((status = 200, body = u64)))]
 pub(in crate::api) async fn count_collections(
     State(app): State<App>,
-    Path((tenant, database)): Path<(String, String)>,
+    ChromaPath((tenant, database)): ChromaPath<(String, String)>,
 ) -> Json<usize> {
     Json(app.engine().collections(&tenant, &database).len())
 }
@@ -209,7 +209,7 @@ pub(in crate::api) async fn count_collections(
     responses((status = 200, body = CollectionResponse), (status = 404, description = "No such collection")))]
 pub(in crate::api) async fn get_collection(
     State(app): State<App>,
-    Path((tenant, database, name)): Path<(String, String, String)>,
+    ChromaPath((tenant, database, name)): ChromaPath<(String, String, String)>,
 ) -> Result<Json<CollectionResponse>, ChromaError> {
     let name = CollectionName::new(tenant, database, name);
     Ok(Json(app.engine().collection_by_name(&name)?.into()))
@@ -222,7 +222,7 @@ pub(in crate::api) async fn get_collection(
     responses((status = 200, body = CollectionResponse), (status = 404, description = "No such collection")))]
 pub(in crate::api) async fn get_collection_by_id(
     State(app): State<App>,
-    Path((_tenant, _database, id)): Path<(String, String, String)>,
+    ChromaPath((_tenant, _database, id)): ChromaPath<(String, String, String)>,
 ) -> Result<Json<CollectionResponse>, ChromaError> {
     let id = Uuid::parse_str(&id).map_err(|_| {
         Error::invalid(
@@ -246,7 +246,7 @@ pub(in crate::api) async fn get_collection_by_id(
     ))]
 pub(in crate::api) async fn get_collection_by_crn(
     State(app): State<App>,
-    Path(crn): Path<String>,
+    ChromaPath(crn): ChromaPath<String>,
 ) -> Result<Json<CollectionResponse>, ChromaError> {
     let parts: Vec<&str> = crn.split(':').collect();
     let &[tenant, database, name] = parts.as_slice() else {
@@ -283,7 +283,7 @@ fn bad_crn() -> Error {
     ))]
 pub(in crate::api) async fn update_collection(
     State(app): State<App>,
-    Path((_tenant, _database, id)): Path<(String, String, String)>,
+    ChromaPath((_tenant, _database, id)): ChromaPath<(String, String, String)>,
     body: ChromaBody,
 ) -> Result<Json<Value>, ChromaError> {
     app.blocking(move |app| {
@@ -314,7 +314,7 @@ pub(in crate::api) async fn update_collection(
     responses((status = 200, body = Object), (status = 404, description = "No such collection")))]
 pub(in crate::api) async fn delete_collection(
     State(app): State<App>,
-    Path((tenant, database, name)): Path<(String, String, String)>,
+    ChromaPath((tenant, database, name)): ChromaPath<(String, String, String)>,
 ) -> Result<Json<Value>, ChromaError> {
     let name = CollectionName::new(tenant, database, name);
     app.blocking(move |app| app.engine().delete_collection(&name))

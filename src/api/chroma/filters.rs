@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use crate::app::App;
 use crate::error::Result;
-use crate::model::filter::{Filter, OperandType};
-use crate::model::schema::{IndexKind, Schema};
+use crate::model::filter::Filter;
+use crate::model::schema::Schema;
 
 /// `where` and `where_document` as one filter; `None` when neither is given.
 ///
@@ -24,18 +24,7 @@ pub(super) fn parse(
     })?;
     let filter = Filter::all([metadata, document]);
     if let Some(filter) = &filter {
-        filter
-            .for_each_leaf(&mut |key, operand| schema.ensure_filterable(key, index_of(operand)))?;
+        filter.for_each_leaf(&mut |key, operand| schema.ensure_filterable(key, operand))?;
     }
     Ok(filter)
-}
-
-fn index_of(operand: OperandType) -> IndexKind {
-    match operand {
-        OperandType::Bool => IndexKind::Bool,
-        OperandType::Int => IndexKind::Int,
-        OperandType::Float => IndexKind::Float,
-        OperandType::Str => IndexKind::Str,
-        OperandType::FullText => IndexKind::FullText,
-    }
 }

@@ -1,14 +1,14 @@
 //! Tenants and databases.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::super::error::ChromaError;
-use super::super::extract::{ChromaBody, ChromaQuery};
+use super::super::extract::{ChromaBody, ChromaPath, ChromaQuery};
 use super::super::openapi::CHROMA_NAMESPACES;
 use crate::app::App;
 use crate::engine;
@@ -96,7 +96,7 @@ pub(in crate::api) async fn create_tenant(
     responses((status = 200, body = TenantResponse), (status = 404, description = "No such tenant")))]
 pub(in crate::api) async fn get_tenant(
     State(app): State<App>,
-    Path(tenant): Path<String>,
+    ChromaPath(tenant): ChromaPath<String>,
 ) -> Result<Json<TenantResponse>, ChromaError> {
     let tenant = app.engine().tenant(&tenant)?;
     Ok(Json(TenantResponse {
@@ -112,7 +112,7 @@ pub(in crate::api) async fn get_tenant(
     responses((status = 200, body = Object), (status = 404, description = "No such tenant")))]
 pub(in crate::api) async fn update_tenant(
     State(app): State<App>,
-    Path(tenant): Path<String>,
+    ChromaPath(tenant): ChromaPath<String>,
     body: ChromaBody,
 ) -> Result<Json<Value>, ChromaError> {
     app.blocking(move |app| {
@@ -131,7 +131,7 @@ pub(in crate::api) async fn update_tenant(
     responses((status = 200, body = Object), (status = 404, description = "No such tenant"), (status = 409, description = "It exists")))]
 pub(in crate::api) async fn create_database(
     State(app): State<App>,
-    Path(tenant): Path<String>,
+    ChromaPath(tenant): ChromaPath<String>,
     body: ChromaBody,
 ) -> Result<Json<Value>, ChromaError> {
     app.blocking(move |app| {
@@ -148,7 +148,7 @@ pub(in crate::api) async fn create_database(
     responses((status = 200, body = Vec<DatabaseResponse>), (status = 404, description = "No such tenant")))]
 pub(in crate::api) async fn list_databases(
     State(app): State<App>,
-    Path(tenant): Path<String>,
+    ChromaPath(tenant): ChromaPath<String>,
     ChromaQuery(slice): ChromaQuery<SliceQuery>,
 ) -> Result<Json<Vec<DatabaseResponse>>, ChromaError> {
     let databases = app.engine().databases(&tenant)?;
@@ -163,7 +163,7 @@ pub(in crate::api) async fn list_databases(
     responses((status = 200, body = DatabaseResponse), (status = 404, description = "No such database")))]
 pub(in crate::api) async fn get_database(
     State(app): State<App>,
-    Path((tenant, database)): Path<(String, String)>,
+    ChromaPath((tenant, database)): ChromaPath<(String, String)>,
 ) -> Result<Json<DatabaseResponse>, ChromaError> {
     if database.chars().count() < 3 {
         return Err(ChromaError(Error::invalid(
@@ -179,7 +179,7 @@ pub(in crate::api) async fn get_database(
     responses((status = 200, body = Object), (status = 404, description = "No such database")))]
 pub(in crate::api) async fn delete_database(
     State(app): State<App>,
-    Path((tenant, database)): Path<(String, String)>,
+    ChromaPath((tenant, database)): ChromaPath<(String, String)>,
 ) -> Result<Json<Value>, ChromaError> {
     app.blocking(move |app| app.engine().delete_database(&tenant, &database))
         .await?;

@@ -1,7 +1,7 @@
 //! Reading records: count, get, query.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
 use super::super::error::ChromaError;
-use super::super::extract::{ChromaBody, ChromaQuery};
+use super::super::extract::{ChromaBody, ChromaPath, ChromaQuery};
 use super::super::openapi::CHROMA_RECORDS;
 use super::wire::{Include, finite, inconsistent_dimensions, projection, visible};
 use super::{collection_id, filters};
@@ -50,7 +50,7 @@ pub(in crate::api) struct CountQuery {
     responses((status = 200, body = u64), (status = 404, description = "No such collection")))]
 pub(in crate::api) async fn count_records(
     State(app): State<App>,
-    Path((_tenant, _database, id)): Path<(String, String, String)>,
+    ChromaPath((_tenant, _database, id)): ChromaPath<(String, String, String)>,
     ChromaQuery(_level): ChromaQuery<CountQuery>,
 ) -> Result<Json<u64>, ChromaError> {
     let info = app.engine().collection(collection_id(&id)?)?;
@@ -136,7 +136,7 @@ fn json_bytes(bytes: Vec<u8>) -> Response {
     ))]
 pub(in crate::api) async fn get_records(
     State(app): State<App>,
-    Path((_tenant, _database, id)): Path<(String, String, String)>,
+    ChromaPath((_tenant, _database, id)): ChromaPath<(String, String, String)>,
     body: ChromaBody,
 ) -> Result<Response, ChromaError> {
     let answer = app
@@ -299,7 +299,7 @@ fn query_vectors(app: &App, given: Vec<Vec<f32>>, results: u32) -> Result<Vec<Ve
     ))]
 pub(in crate::api) async fn query_records(
     State(app): State<App>,
-    Path((_tenant, _database, id)): Path<(String, String, String)>,
+    ChromaPath((_tenant, _database, id)): ChromaPath<(String, String, String)>,
     body: ChromaBody,
 ) -> Result<Response, ChromaError> {
     let answer = app

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::super::error::ChromaError;
-use super::super::extract::ChromaBody;
+use super::super::extract::{ChromaBody, ChromaPath};
 use super::super::openapi::CHROMA_RECORDS;
 use super::wire::Embeddings;
 use super::{collection_id, filters};
@@ -181,7 +181,7 @@ async fn write(app: App, id: String, mode: WriteMode, body: ChromaBody) -> Resul
     ))]
 pub(in crate::api) async fn add_records(
     State(app): State<App>,
-    Path((_tenant, _database, id)): Path<(String, String, String)>,
+    ChromaPath((_tenant, _database, id)): ChromaPath<(String, String, String)>,
     body: ChromaBody,
 ) -> Result<Response, ChromaError> {
     write(app, id, WriteMode::Add, body).await?;
@@ -202,7 +202,7 @@ pub(in crate::api) async fn add_records(
     ))]
 pub(in crate::api) async fn upsert_records(
     State(app): State<App>,
-    Path((_tenant, _database, id)): Path<(String, String, String)>,
+    ChromaPath((_tenant, _database, id)): ChromaPath<(String, String, String)>,
     body: ChromaBody,
 ) -> Result<Json<Value>, ChromaError> {
     write(app, id, WriteMode::Upsert, body).await?;
@@ -224,7 +224,7 @@ pub(in crate::api) async fn upsert_records(
     ))]
 pub(in crate::api) async fn update_records(
     State(app): State<App>,
-    Path((_tenant, _database, id)): Path<(String, String, String)>,
+    ChromaPath((_tenant, _database, id)): ChromaPath<(String, String, String)>,
     body: ChromaBody,
 ) -> Result<Json<Value>, ChromaError> {
     write(app, id, WriteMode::Update, body).await?;
@@ -255,7 +255,7 @@ pub(in crate::api) struct DeleteRecordsRequest {
     ))]
 pub(in crate::api) async fn delete_records(
     State(app): State<App>,
-    Path((_tenant, _database, id)): Path<(String, String, String)>,
+    ChromaPath((_tenant, _database, id)): ChromaPath<(String, String, String)>,
     body: ChromaBody,
 ) -> Result<Json<Value>, ChromaError> {
     let deleted = app

@@ -22,7 +22,7 @@ const MAX_BATCH_SIZE: u32 = 5_461;
 /// Heartbeat
 #[utoipa::path(get, path = "/api/v2/heartbeat", tag = CHROMA_SYSTEM,
     responses((status = 200, description = "The server's clock in nanoseconds", body = Object)))]
-pub(in crate::api) async fn heartbeat() -> Json<Value> {
+pub(in crate::api) async fn get_heartbeat() -> Json<Value> {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
@@ -33,7 +33,7 @@ pub(in crate::api) async fn heartbeat() -> Json<Value> {
 /// Healthcheck
 #[utoipa::path(get, path = "/api/v2/healthcheck", tag = CHROMA_SYSTEM,
     responses((status = 200, body = Object), (status = 503, description = "Not ready", body = Object)))]
-pub(in crate::api) async fn healthcheck(State(app): State<App>) -> Response {
+pub(in crate::api) async fn get_healthcheck(State(app): State<App>) -> Response {
     let ready = !app.is_draining() && app.engine().fault().is_none();
     let status = if ready {
         StatusCode::OK
@@ -50,14 +50,14 @@ pub(in crate::api) async fn healthcheck(State(app): State<App>) -> Response {
 /// Protocol version
 #[utoipa::path(get, path = "/api/v2/version", tag = CHROMA_SYSTEM,
     responses((status = 200, body = String, example = json!("1.0.0"))))]
-pub(in crate::api) async fn version() -> Json<&'static str> {
+pub(in crate::api) async fn get_version() -> Json<&'static str> {
     Json(PROTOCOL_VERSION)
 }
 
 /// What clients should keep to
 #[utoipa::path(get, path = "/api/v2/pre-flight-checks", tag = CHROMA_SYSTEM,
     responses((status = 200, body = Object)))]
-pub(in crate::api) async fn pre_flight_checks() -> Json<Value> {
+pub(in crate::api) async fn get_pre_flight_checks() -> Json<Value> {
     Json(json!({"max_batch_size": MAX_BATCH_SIZE, "supports_base64_encoding": true}))
 }
 
@@ -66,7 +66,9 @@ pub(in crate::api) async fn pre_flight_checks() -> Json<Value> {
 /// Only where `server.allow_reset` is set.
 #[utoipa::path(post, path = "/api/v2/reset", tag = CHROMA_SYSTEM,
     responses((status = 200, body = bool), (status = 403, description = "Not allowed by the configuration")))]
-pub(in crate::api) async fn reset(State(app): State<App>) -> Result<Json<bool>, ChromaError> {
+pub(in crate::api) async fn reset_server(
+    State(app): State<App>,
+) -> Result<Json<bool>, ChromaError> {
     if !app.config().server.allow_reset {
         return Err(ChromaError(Error::new(
             Kind::Forbidden,
@@ -80,7 +82,7 @@ pub(in crate::api) async fn reset(State(app): State<App>) -> Result<Json<bool>, 
 /// Who the caller is
 #[utoipa::path(get, path = "/api/v2/auth/identity", tag = CHROMA_SYSTEM,
     responses((status = 200, body = Object)))]
-pub(in crate::api) async fn identity() -> Json<Value> {
+pub(in crate::api) async fn get_identity() -> Json<Value> {
     Json(json!({"user_id": "", "tenant": DEFAULT_TENANT, "databases": [DEFAULT_DATABASE]}))
 }
 

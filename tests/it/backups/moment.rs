@@ -8,9 +8,7 @@ use serde_json::json;
 use vectorkeep::model::record::Record;
 
 use super::exported;
-use crate::harness::{
-    Collection, DEFAULT_NAMESPACE, Http, Service, columns, numbered, strings, text,
-};
+use crate::harness::{Collection, DEFAULT_NAMESPACE, Http, Service, columns, numbered, text};
 
 /// What two collections show while a mover takes from one and gives to the other, one after the other.
 const TOTAL: i64 = 40;
@@ -173,21 +171,20 @@ async fn every_backup_under_writes_is_of_one_moment() {
             Arc::clone(&moves),
         )));
     }
-    let mut backups = Vec::new();
-    let mut moved = Vec::new();
-    for _ in 0..12 {
+    let (mut backups, mut under_writes) = (Vec::new(), 0);
+    while under_writes < 10 {
+        assert!(
+            backups.len() < 100,
+            "writes went on during {under_writes} of 100 backups only"
+        );
         let before = moves.load(Ordering::Relaxed);
         backups.push(service.backup(json!({})).await);
-        moved.push(moves.load(Ordering::Relaxed) - before);
+        under_writes += usize::from(moves.load(Ordering::Relaxed) > before);
     }
     stop.store(true, Ordering::Relaxed);
     for task in tasks {
         task.await.unwrap();
     }
-    assert!(
-        moved.iter().filter(|moved| **moved > 0).count() >= 10,
-        "too few writes went on meanwhile: {moved:?}"
-    );
     for backup in &backups {
         let found = exported(&service, &text(&backup["id"]), "").await;
         check_moment(&found["left"], &found["right"], MOVERS);
@@ -202,16 +199,6 @@ async fn every_backup_under_writes_is_of_one_moment() {
                 "{name}"
             );
         }
-        let sequence = |name: &str| {
-            backup["collections"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .find(|c| c["name"] == name)
-                .unwrap()["sequence"]
-                .as_u64()
-        };
-        assert!(sequence("left").is_some() && sequence("right").is_some());
     }
     // The last one restores to just what it exports.
     let last = text(&backups.last().unwrap()["id"]);
@@ -223,10 +210,7 @@ async fn every_backup_under_writes_is_of_one_moment() {
         )
         .await
         .ok(200);
-    assert_eq!(
-        strings(&json!([restored["result"]["backup"]])),
-        [last.clone()]
-    );
+    assert_eq!(restored["result"]["backup"], last);
     let again = service.open("left-again").await.records().await;
     assert_eq!(
         again,

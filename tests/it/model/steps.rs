@@ -12,12 +12,6 @@ use vectorkeep::model::metadata::MetadataValue;
 use vectorkeep::model::record::Record;
 
 pub(super) const DIMENSION: usize = 4;
-const EVERYTHING: Projection = Projection {
-    embedding: true,
-    document: true,
-    uri: true,
-    metadata: true,
-};
 
 /// Few, so that operations meet; odd, so that keys are tested.
 pub(super) const IDS: [&str; 12] = [
@@ -69,7 +63,7 @@ pub(super) struct Patch {
     pub(super) embedding: Option<[f32; DIMENSION]>,
     pub(super) document: Text,
     pub(super) uri: Option<String>,
-    metadata: BTreeMap<usize, Option<MetadataValue>>,
+    pub(super) metadata: BTreeMap<usize, Option<MetadataValue>>,
 }
 
 #[derive(Clone, Debug)]
