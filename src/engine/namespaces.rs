@@ -218,6 +218,9 @@ impl Engine {
         let mut writer = inner.writer.lock();
         if let Some(existing) = inner.existing(&new.name)? {
             if get_or_create {
+                // Its creation may not be synced yet.
+                drop(writer);
+                inner.acknowledge(inner.store.committed())?;
                 return Ok(existing.info());
             }
             return Err(already_exists(&new.name));
@@ -327,7 +330,8 @@ impl Engine {
             )?;
         }
         if changed == *old {
-            return Ok(());
+            drop(writer);
+            return inner.acknowledge(inner.store.committed());
         }
         let renamed = changed.name != old.name;
         if renamed && inner.catalog.read().names.contains_key(&changed.name) {

@@ -177,6 +177,9 @@ impl Engine {
             Ok(true)
         })?;
         if removed.is_empty() {
+            // That they are gone may be the work of a delete that is not synced yet.
+            drop(writer);
+            inner.acknowledge(inner.store.committed())?;
             return Ok(0);
         }
         head.sequence = sequence;

@@ -173,7 +173,7 @@ impl Service {
         let mut found = BTreeSet::new();
         for _ in 0..20 {
             self.stop().await;
-            found = collections_in_store(self.data_dir());
+            found = collections_in_store(self.data_dir()).await;
             self.resume().await;
             if found == *expected {
                 return;
@@ -184,7 +184,7 @@ impl Service {
 }
 
 /// Ids of the collections that anything is stored for, live or not: keys begin with them.
-fn collections_in_store(data_dir: &Path) -> BTreeSet<String> {
+async fn collections_in_store(data_dir: &Path) -> BTreeSet<String> {
     let directory = data_dir.join("store");
     let settings = std::fs::read(directory.join("conf")).unwrap();
     let settings = String::from_utf8_lossy(&settings);
@@ -192,11 +192,18 @@ fn collections_in_store(data_dir: &Path) -> BTreeSet<String> {
         .lines()
         .find_map(|line| line.strip_prefix("segment_size: "))
         .unwrap();
-    let db = sled::Config::new()
+    let config = sled::Config::new()
         .path(directory)
-        .segment_size(segment.trim().parse().unwrap())
-        .open()
-        .unwrap();
+        .segment_size(segment.trim().parse().unwrap());
+    // sled's threads let go of its file a little after the store was closed.
+    let db = eventually("the store's file to be free", async || {
+        match config.open() {
+            Ok(db) => Some(db),
+            Err(error) if error.to_string().contains("could not acquire lock") => None,
+            Err(error) => panic!("the store does not open: {error}"),
+        }
+    })
+    .await;
     let trees = ["records", "ids", "tombstones"].map(|name| db.open_tree(name).unwrap());
     let keys = trees.iter().flat_map(|tree| tree.iter().keys());
     keys.map(|key| {

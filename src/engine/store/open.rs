@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use uuid::Uuid;
@@ -16,6 +17,9 @@ use super::{
 use crate::error::{Error, Kind, Result};
 
 const LOCK_FILE: &str = "LOCK";
+/// Tries, and the pause between them, while sled's own lock is still held by a store just closed.
+const LOCK_TRIES: u32 = 500;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 const FIRST_DIRECTORY: &str = "store";
 /// sled's name for its log.
 const DATA_FILE: &str = "db";
@@ -265,9 +269,19 @@ fn set_snapshots_aside(directory: &Path) -> Result<()> {
 
 /// Opens sled; if it reports damage, once more without its snapshots, which it can rebuild from its log.
 fn open_sled(directory: &Path, cache_bytes: u64) -> Result<sled::Db> {
-    let first = match try_open_sled(directory, cache_bytes) {
+    let mut opened = try_open_sled(directory, cache_bytes);
+    for _ in 0..LOCK_TRIES {
+        if !matches!(opened, Err(OpenFailure::Locked(_))) {
+            break;
+        }
+        std::thread::sleep(LOCK_PAUSE);
+        opened = try_open_sled(directory, cache_bytes);
+    }
+    let first = match opened {
         Ok(db) => return Ok(db),
-        Err(OpenFailure::Unusable(error)) => return Err(unusable(directory, &error)),
+        Err(OpenFailure::Unusable(error) | OpenFailure::Locked(error)) => {
+            return Err(unusable(directory, &error));
+        }
         Err(OpenFailure::Damaged(reason)) => reason,
     };
     if snapshots(directory)?.is_empty() {
@@ -279,7 +293,7 @@ fn open_sled(directory: &Path, cache_bytes: u64) -> Result<sled::Db> {
     );
     set_snapshots_aside(directory)?;
     try_open_sled(directory, cache_bytes).map_err(|failure| match failure {
-        OpenFailure::Unusable(error) => unusable(directory, &error),
+        OpenFailure::Unusable(error) | OpenFailure::Locked(error) => unusable(directory, &error),
         OpenFailure::Damaged(second) => damaged(directory, &second),
     })
 }
@@ -287,6 +301,9 @@ fn open_sled(directory: &Path, cache_bytes: u64) -> Result<sled::Db> {
 enum OpenFailure {
     /// The machine refuses: trying again without snapshots cannot help.
     Unusable(std::io::Error),
+    /// Our own lock is held, so this can only be what is left of a store that this process just closed:
+    /// sled's threads let go of its file a little later.
+    Locked(std::io::Error),
     Damaged(String),
 }
 
@@ -298,13 +315,16 @@ fn try_open_sled(directory: &Path, cache_bytes: u64) -> std::result::Result<sled
         .cache_capacity(cache_bytes);
     match catch_unwind(AssertUnwindSafe(|| config.open())) {
         Ok(Ok(db)) => Ok(db),
+        Ok(Err(sled::Error::Io(error))) if error.to_string().contains("could not acquire lock") => {
+            Err(OpenFailure::Locked(error))
+        }
         Ok(Err(sled::Error::Io(error)))
             if matches!(
                 error.kind(),
                 ErrorKind::PermissionDenied
                     | ErrorKind::ReadOnlyFilesystem
                     | ErrorKind::StorageFull
-            ) || error.to_string().contains("could not acquire lock") =>
+            ) =>
         {
             Err(OpenFailure::Unusable(error))
         }
