@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::error::Problem;
 use super::extract::{Object, OperationBody, OperationPath, OperationQuery};
-use super::jobs::{DEFAULT_PAGE, JobResponse, MAX_PAGE, WaitQuery, run_job};
+use super::jobs::{JobResponse, WaitQuery, page_limit, run_job};
 use super::openapi::BACKUPS;
 use crate::app::App;
 use crate::error::{Error, Result};
@@ -288,7 +288,7 @@ pub(super) async fn list_backups(
     OperationQuery(query): OperationQuery<ListBackupsQuery>,
 ) -> Result<Json<BackupsResponse>, Problem> {
     let (manifests, damaged) = app.blocking(|app| app.repository()?.backups()).await?;
-    let limit = query.limit.unwrap_or(DEFAULT_PAGE).clamp(1, MAX_PAGE);
+    let limit = page_limit(query.limit)?;
     let start = match &query.cursor {
         None => 0,
         Some(cursor) => manifests

@@ -15,6 +15,7 @@ use super::error::{Problem, job_problem, status_of};
 use super::extract::{OperationPath, OperationQuery};
 use super::openapi::JOBS;
 use crate::app::App;
+use crate::error::{Error, Result};
 use crate::jobs::{JobKind, JobProblem, JobRecord, JobState, Work};
 
 /// A job.
@@ -83,6 +84,7 @@ impl From<JobRecord> for JobResponse {
 
 /// Whether to wait for the end.
 #[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct WaitQuery {
     /// Answer when the job ends (at most `jobs.wait_timeout_ms`) instead of at once.
@@ -171,8 +173,21 @@ pub(super) struct JobsResponse {
     next_cursor: Option<String>,
 }
 
-pub(super) const MAX_PAGE: usize = 1_000;
-pub(super) const DEFAULT_PAGE: usize = 100;
+const MAX_PAGE: usize = 1_000;
+const DEFAULT_PAGE: usize = 100;
+
+/// The size of a page.
+///
+/// # Errors
+/// `Unprocessable` unless it is 1 to 1000.
+pub(super) fn page_limit(asked: Option<usize>) -> Result<usize> {
+    match asked.unwrap_or(DEFAULT_PAGE) {
+        limit @ 1..=MAX_PAGE => Ok(limit),
+        _ => Err(Error::unprocessable(format!(
+            "limit must be 1 to {MAX_PAGE}"
+        ))),
+    }
+}
 
 /// List jobs, newest first
 #[utoipa::path(get, path = "/jobs", tag = JOBS, params(ListJobsQuery),
@@ -180,17 +195,17 @@ pub(super) const DEFAULT_PAGE: usize = 100;
 pub(super) async fn list_jobs(
     State(app): State<App>,
     OperationQuery(query): OperationQuery<ListJobsQuery>,
-) -> Json<JobsResponse> {
-    let limit = query.limit.unwrap_or(DEFAULT_PAGE).clamp(1, MAX_PAGE);
+) -> Result<Json<JobsResponse>, Problem> {
+    let limit = page_limit(query.limit)?;
     let mut jobs = app
         .jobs()
         .list(query.state, query.kind, query.cursor.as_deref(), limit + 1);
     let more = jobs.len() > limit;
     jobs.truncate(limit);
-    Json(JobsResponse {
+    Ok(Json(JobsResponse {
         next_cursor: jobs.last().filter(|_| more).map(|job| job.id.clone()),
         jobs: jobs.into_iter().map(JobResponse::from).collect(),
-    })
+    }))
 }
 
 /// Get a job

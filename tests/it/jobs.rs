@@ -346,3 +346,15 @@ async fn only_so_many_finished_jobs_are_remembered() {
     service.restart().await;
     assert_eq!(listed(&service, "").await, found);
 }
+
+/// What a page cannot hold is refused, not bent into shape; a typo beside `wait` does not pass either.
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_of_no_size_and_misspelt_parameters_are_refused() {
+    let service = Service::start().await;
+    for path in ["/jobs?limit=0", "/backups?limit=0", "/jobs?limit=1001"] {
+        let problem = service.get(path).await.problem(422);
+        assert!(text(&problem["detail"]).contains("limit"), "{problem}");
+    }
+    let misspelt = service.post("/backups?wiat=true", json!({})).await;
+    assert!(text(&misspelt.problem(422)["detail"]).contains("wiat"));
+}
