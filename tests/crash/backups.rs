@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::campaign::Campaign;
-use crate::checks::{self, End, JobWatch, Sequences, State, assert_names};
+use crate::checks::{self, End, JobWatch, Sequences, State, assert_accepted, assert_names};
 use crate::load::Load;
 use crate::records::Known;
 use crate::service::Api;
@@ -73,7 +73,7 @@ async fn assert_whole(api: &Api, backup: &Value, load: &Load, still: &Known, at:
                 id(backup)
             );
         } else {
-            load.assert_not_torn(&name, copy.records, at);
+            load.assert_copy_is_whole(&name, copy.records, at);
         }
     }
 }
@@ -119,11 +119,4 @@ async fn a_killed_backup_is_not_listed_and_harms_no_other() {
         load.tally()
     ));
     jobs.assert_meaningful(campaign.rounds);
-}
-
-/// A long verb that was answered was answered well.
-pub(crate) fn assert_accepted(answer: &Option<(u16, Value)>, expected: u16, at: &str) {
-    if let Some((status, answer)) = answer {
-        assert_eq!(*status, expected, "{at}: {answer}");
-    }
 }

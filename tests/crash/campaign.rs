@@ -11,11 +11,39 @@ use crate::service::{Answer, Api, Home, Service};
 const DEFAULT_ROUNDS: u64 = 60;
 /// Fewer cannot show anything.
 const LEAST_ROUNDS: u64 = 6;
-/// Every so many rounds the kill comes right after the answer: what was answered has to be there.
-const AFTER_ANSWER_EVERY: u64 = 5;
 /// Of 100 restarts, this many are killed as well, while they recover.
 const KILLED_RECOVERIES: u64 = 25;
 const RECOVERY: Range<Duration> = Duration::ZERO..Duration::from_millis(60);
+/// How long after its start the kill comes into a commit.
+const COMMIT: Range<Duration> = Duration::ZERO..Duration::from_millis(8);
+
+/// When in a long verb the kill comes.
+enum Moment {
+    /// At any instant, a little after the verb's usual end included.
+    Anywhere,
+    /// When the verb is past its point of no return: short, and where halves would come from.
+    Commit,
+    /// Right after the answer: what was answered has to be there.
+    AfterAnswer,
+}
+
+impl Moment {
+    fn of(round: u64) -> Self {
+        match round % 5 {
+            1 => Self::AfterAnswer,
+            2 | 4 => Self::Commit,
+            _ => Self::Anywhere,
+        }
+    }
+}
+
+/// Whether a job is past its point of no return.
+async fn commits(api: &Api) -> bool {
+    let (_, found) = api.get("/jobs?state=running").await;
+    let jobs = found["jobs"].as_array().map(Vec::as_slice);
+    let over = |job: &Value| job["cancellable"] == false;
+    jobs.unwrap_or_default().iter().any(over)
+}
 
 /// One test's rounds.
 pub(crate) struct Campaign {
@@ -88,30 +116,40 @@ impl Campaign {
         self.kill();
     }
 
-    /// Posts a long verb and kills the service at a random instant of it, a little after its usual end
-    /// included; every few rounds right after its answer. `None`: it was not answered.
+    /// Posts a long verb and kills the service in it. `None`: it was not answered.
     pub(crate) async fn kill_during(&mut self, path: &'static str, body: Value) -> Option<Answer> {
         let api = self.api();
         let started = Instant::now();
         let call = tokio::spawn(async move { api.try_post(path, &body).await });
-        if self.round % AFTER_ANSWER_EVERY == 1 {
-            let answer = call.await.unwrap();
-            self.typical = started.elapsed();
-            self.kill();
-            return answer;
+        match Moment::of(self.round) {
+            Moment::Anywhere => {
+                let latest = self.typical + self.typical / 5;
+                self.kill_within(Duration::ZERO..latest).await;
+                call.await.unwrap()
+            }
+            Moment::Commit => {
+                let api = self.api();
+                while !call.is_finished() && !commits(&api).await {}
+                self.kill_within(COMMIT).await;
+                call.await.unwrap()
+            }
+            Moment::AfterAnswer => {
+                let answer = call.await.unwrap();
+                self.typical = started.elapsed();
+                self.kill();
+                answer
+            }
         }
-        let latest = self.typical + self.typical / 5;
-        self.kill_within(Duration::ZERO..latest).await;
-        call.await.unwrap()
     }
 
     /// Starts the service again; some starts are killed first, while they recover.
     pub(crate) async fn restart(&mut self) {
         let at = self.at();
         if self.random.percent(KILLED_RECOVERIES) {
-            let service = self.home.spawn();
+            let recovering = self.home.spawn();
             tokio::time::sleep(self.random.duration(RECOVERY)).await;
-            service.kill(&at);
+            // Whether it would have come up is seen at the start below.
+            drop(recovering);
             self.killed_recoveries += 1;
         }
         self.service = Some(self.home.start(&at).await);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 
 use crate::records::{self, COLLECTIONS, Known, Record, Records, differences};
-use crate::service::Api;
+use crate::service::{Answer, Api};
 
 /// A collection as it was found.
 struct Found {
@@ -235,11 +235,18 @@ impl JobWatch {
     /// Fails unless kills landed in running jobs, and others after them.
     pub(crate) fn assert_meaningful(&self, rounds: u64) {
         assert!(
-            self.interrupted >= rounds / 4 && self.succeeded > 0,
+            self.interrupted >= (rounds / 6).max(1) && self.succeeded > 0,
             "of {rounds} kills only {} landed in a job, {} after one: this run shows nothing",
             self.interrupted,
             self.succeeded
         );
+    }
+}
+
+/// A long verb that was answered was answered well.
+pub(crate) fn assert_accepted(answer: &Option<Answer>, expected: u16, at: &str) {
+    if let Some((status, answer)) = answer {
+        assert_eq!(*status, expected, "{at}: {answer}");
     }
 }
 

@@ -291,8 +291,9 @@ impl Load {
         }
     }
 
-    /// Checks that a copy of a writers' collection made at some moment holds whole batches only.
-    pub(crate) fn assert_not_torn(&self, name: &str, mut copy: Records, at: &str) {
+    /// Checks that a copy of a writers' collection, made at some moment before now, holds whole batches
+    /// only, and none that is newer than what is live.
+    pub(crate) fn assert_copy_is_whole(&self, name: &str, mut copy: Records, at: &str) {
         let Some(id) = self.collections.get(name) else {
             return;
         };
@@ -301,7 +302,13 @@ impl Load {
             .iter()
             .filter(|writer| writer.collection == *id);
         for slot in theirs.flat_map(|writer| &writer.slots) {
-            slot.whole(&mut copy, at);
+            let copied = slot.whole(&mut copy, at);
+            assert!(
+                slot.acknowledged.is_none() || copied <= slot.acknowledged,
+                "{at}: {} is at {copied:?} in the copy and at {:?} live",
+                slot.ids[0],
+                slot.acknowledged
+            );
         }
         assert!(copy.is_empty(), "{at}: the copy of {name} holds too much");
     }

@@ -2,12 +2,10 @@
 
 use serde_json::json;
 
-use crate::backups::assert_accepted;
 use crate::campaign::Campaign;
-use crate::checks::{End, JobWatch, State, assert_names};
+use crate::checks::{End, JobWatch, State, assert_accepted, assert_names};
 use crate::load::Load;
-use crate::records::{Known, Records};
-use crate::restores::drop_collections;
+use crate::records::{Known, Records, drop_collections};
 use crate::service::Api;
 
 const SOURCE_RECORDS: usize = 1_500;

@@ -178,6 +178,18 @@ pub(crate) async fn create_collection(api: &Api, name: &str) -> String {
     text(&made["id"])
 }
 
+/// Drops collections; what they held may still be on its way out when the next kill comes.
+pub(crate) async fn drop_collections(
+    api: &Api,
+    names: impl IntoIterator<Item = &'static str>,
+    at: &str,
+) {
+    for name in names {
+        let (status, answer) = api.delete(&format!("{COLLECTIONS}/{name}")).await;
+        assert_eq!(status, 200, "{at}: dropping {name}: {answer}");
+    }
+}
+
 /// A collection that only this test writes to, never while a kill is due: what it holds is known.
 pub(crate) struct Known {
     pub(crate) name: &'static str,

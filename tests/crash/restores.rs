@@ -2,11 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::backups::assert_accepted;
 use crate::campaign::Campaign;
-use crate::checks::{End, JobWatch, State, assert_names};
+use crate::checks::{End, JobWatch, State, assert_accepted, assert_names};
 use crate::load::Load;
-use crate::records::{COLLECTIONS, Known, Records};
+use crate::records::{Known, Records, drop_collections};
 use crate::service::Api;
 
 const LIVE: [&str; 2] = ["left", "right"];
@@ -190,16 +189,4 @@ async fn a_killed_restore_leaves_all_targets_old_or_all_new() {
     ));
     jobs.assert_meaningful(campaign.rounds);
     assert!(restores < campaign.rounds, "no kill left the old state");
-}
-
-/// Makes room for the next round; what is dropped is still being removed when the next kill comes.
-pub(crate) async fn drop_collections(
-    api: &Api,
-    names: impl IntoIterator<Item = &'static str>,
-    at: &str,
-) {
-    for name in names {
-        let (status, answer) = api.delete(&format!("{COLLECTIONS}/{name}")).await;
-        assert_eq!(status, 200, "{at}: dropping {name}: {answer}");
-    }
 }

@@ -132,7 +132,7 @@ impl Service {
         let url = format!("{}/health/ready", self.api.base);
         loop {
             let answer = self.api.client.get(&url).send().await;
-            if answer.is_ok_and(|answer| answer.status() == 200) {
+            if answer.as_ref().is_ok_and(|answer| answer.status() == 200) {
                 return true;
             }
             if self.child.try_wait().unwrap().is_some() {
@@ -140,7 +140,7 @@ impl Service {
             }
             assert!(
                 started.elapsed() < READY_TIMEOUT,
-                "{at}: not ready within {READY_TIMEOUT:?}"
+                "{at}: not ready within {READY_TIMEOUT:?}: {answer:?}"
             );
             tokio::time::sleep(POLL_INTERVAL).await;
         }
