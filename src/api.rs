@@ -2,6 +2,7 @@
 
 mod backups;
 mod chroma;
+mod compactions;
 mod environments;
 mod error;
 mod export;

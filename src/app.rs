@@ -1,20 +1,22 @@
 //! The application: opens everything once, owns it, shuts it down in order.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use crate::config::{Config, DurabilityMode};
-use crate::engine::{Durability, Engine, EngineOptions, OpenOptions};
+use crate::engine::{CompactionSettings, Durability, Engine, EngineOptions, OpenOptions};
 use crate::error::{Error, Result};
 use crate::health::deep::DeepChecks;
-use crate::jobs::{JobLimits, Jobs};
+use crate::jobs::{JobKind, JobLimits, JobState, Jobs, Work};
 use crate::model::filter;
 use crate::operations::backup::BackupSettings;
+use crate::operations::compact::{self, CompactionTrigger};
 use crate::operations::migrate::MigrateSettings;
+use crate::progress::Progress;
 use crate::repository::Repository;
 
 /// Everything that runs. Cheap to clone.
@@ -33,6 +35,8 @@ struct Inner {
     started: Instant,
     draining: AtomicBool,
     deep_checks: DeepChecks,
+    /// Bytes of the store's files after the last compaction of this process; 0 before the first.
+    compacted_bytes: AtomicU64,
 }
 
 impl App {
@@ -72,12 +76,78 @@ impl App {
                 started: Instant::now(),
                 draining: AtomicBool::new(false),
                 deep_checks: DeepChecks::default(),
+                compacted_bytes: AtomicU64::new(0),
             }),
         };
         if let Err(error) = app.repository() {
             tracing::warn!(%error, "the repository cannot be opened; backups and restores will be refused");
         }
+        app.watch_size();
         Ok(app)
+    }
+
+    /// Looks from time to time whether a compaction is due, for as long as the application is there.
+    fn watch_size(&self) {
+        let weak = Arc::downgrade(&self.inner);
+        let interval = Duration::from_millis(self.inner.config.compaction.check_interval_ms.max(1));
+        self.inner.runtime.spawn(async move {
+            loop {
+                tokio::time::sleep(interval).await;
+                let Some(inner) = weak.upgrade() else {
+                    return;
+                };
+                let outcome = Self { inner }.blocking(Self::compact_if_due).await;
+                if let Err(error) = outcome {
+                    tracing::warn!(%error, "a compaction that is due could not be started");
+                }
+            }
+        });
+    }
+
+    fn compact_if_due(&self) -> Result<()> {
+        let config = &self.inner.config.compaction;
+        let trigger = CompactionTrigger {
+            ratio: config.ratio,
+            min_bytes: config.min_bytes,
+        };
+        let under_way = [JobState::Queued, JobState::Running]
+            .into_iter()
+            .any(|state| {
+                !self
+                    .jobs()
+                    .list(Some(state), Some(JobKind::Compaction), None, 1)
+                    .is_empty()
+            });
+        let usage = self.engine().usage()?;
+        let last = self.inner.compacted_bytes.load(Ordering::Relaxed);
+        if under_way || self.engine().fault().is_some() || !trigger.due(&usage, last) {
+            return Ok(());
+        }
+        compact::plan(self.engine())?;
+        tracing::info!(usage.file_bytes, usage.live_bytes, "compacting the store");
+        let request = serde_json::json!({});
+        self.jobs()
+            .submit(JobKind::Compaction, request, self.compaction_work())
+            .map(|_| ())
+    }
+
+    /// The work of a compaction's job.
+    pub fn compaction_work(&self) -> Work {
+        let weak = Arc::downgrade(&self.inner);
+        let engine = self.engine().clone();
+        let config = &self.inner.config.compaction;
+        let settings = CompactionSettings {
+            max_last_round: config.max_last_round,
+            max_rounds: config.max_rounds,
+        };
+        Box::new(move |progress: &Progress| {
+            let outcome = compact::execute(&engine, settings, progress)?;
+            if let Some(inner) = weak.upgrade() {
+                let bytes = outcome.after_bytes;
+                inner.compacted_bytes.store(bytes, Ordering::Relaxed);
+            }
+            Ok(serde_json::json!(outcome))
+        })
     }
 
     /// The settings.

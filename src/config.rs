@@ -23,6 +23,7 @@ pub const BASELINE: &str = include_str!("../config.toml");
 pub struct Config {
     pub server: ServerConfig,
     pub storage: StorageConfig,
+    pub compaction: CompactionConfig,
     pub repository: RepositoryConfig,
     pub jobs: JobsConfig,
     pub query: QueryConfig,
@@ -73,6 +74,21 @@ pub struct StorageConfig {
 pub enum DurabilityMode {
     Always,
     Interval,
+}
+
+/// `[compaction]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(
+    missing_docs,
+    reason = "explained in config.toml, which is the baseline"
+)]
+pub struct CompactionConfig {
+    pub ratio: f64,
+    pub min_bytes: u64,
+    pub check_interval_ms: u64,
+    pub max_last_round: usize,
+    pub max_rounds: usize,
 }
 
 /// `[repository]`
@@ -209,6 +225,9 @@ impl Config {
         ];
         if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(Error::invalid(format!("{key} must be at least 1")));
+        }
+        if !(self.compaction.ratio == 0.0 || self.compaction.ratio >= 1.0) {
+            return Err(Error::invalid("compaction.ratio must be 0 or at least 1"));
         }
         let scheme = self
             .repository

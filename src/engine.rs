@@ -9,6 +9,7 @@
 mod catalog;
 mod changes;
 mod collection;
+mod compact;
 mod format;
 mod inspect;
 mod kernel;
@@ -40,6 +41,7 @@ use crate::model::names::{DEFAULT_DATABASE, DEFAULT_TENANT};
 pub use catalog::{Database, Tenant};
 pub use changes::{Cut, CutScope, Final, FinalPart, Finish, Layer, Tombstone};
 pub use collection::{CollectionInfo, Projection};
+pub use compact::{CompactionSettings, Usage};
 pub use format::{Head, StoredRecord};
 pub use inspect::{CollectionInspection, InspectionLimits};
 pub use namespaces::{CollectionUpdate, NewCollection};

@@ -2,6 +2,7 @@
 //! then executes the plan. Only here engine and repository meet.
 
 pub mod backup;
+pub mod compact;
 pub mod conflict;
 pub mod export;
 pub mod migrate;

@@ -13,6 +13,7 @@
 //!   batch is torn inside one ([`backups`]).
 //! - Killed while it restores or migrates: all targets of the request are old or all are new, jobs do not
 //!   stay running, nothing staged is left ([`restores`], [`migrations`]).
+//! - Killed while it compacts: nothing is lost, and one store directory is left ([`compactions`]).
 //!
 //! Every connection that breaks after the kill is an unknown outcome; one that breaks before is a failure.
 //!
@@ -33,6 +34,8 @@ mod backups;
 mod campaign;
 #[path = "crash/checks.rs"]
 mod checks;
+#[path = "crash/compactions.rs"]
+mod compactions;
 #[path = "crash/load.rs"]
 mod load;
 #[path = "crash/migrations.rs"]

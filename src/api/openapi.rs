@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 pub(super) const BACKUPS: &str = "Backups";
 pub(super) const RESTORE: &str = "Restore";
 pub(super) const MIGRATE: &str = "Migrate";
+pub(super) const COMPACTIONS: &str = "Compactions";
 pub(super) const JOBS: &str = "Jobs";
 pub(super) const HEALTH: &str = "Health";
 pub(super) const CHROMA_SYSTEM: &str = "Chroma: system";
@@ -24,6 +25,10 @@ pub(super) fn base() -> OpenApi {
             "Built aside, proved equal to the backup, made visible in one step.",
         ),
         (MIGRATE, "Copy a collection to another name, proved equal."),
+        (
+            COMPACTIONS,
+            "Give back space that the store no longer needs.",
+        ),
         (JOBS, "Every long verb is a job."),
         (
             HEALTH,

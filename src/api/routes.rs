@@ -12,7 +12,9 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
 use super::layers::{self, Bounds};
-use super::{backups, chroma, environments, export, health, jobs, migrations, openapi, restores};
+use super::{
+    backups, chroma, compactions, environments, export, health, jobs, migrations, openapi, restores,
+};
 use crate::app::App;
 
 /// All routes of the operations family.
@@ -23,6 +25,7 @@ fn operations() -> OpenApiRouter<App> {
         .routes(routes!(export::export_backup))
         .routes(routes!(restores::restore_backup))
         .routes(routes!(migrations::migrate_collection))
+        .routes(routes!(compactions::create_compaction))
         .routes(routes!(environments::list_environments))
         .routes(routes!(jobs::list_jobs))
         .routes(routes!(jobs::get_job))

@@ -1,5 +1,5 @@
-//! The background thread: removes the records of dropped collections in small batches, brings the
-//! watermark file up, and syncs where durability is by interval.
+//! The background thread: removes the records of dropped collections in small batches and files that
+//! a compaction has replaced, brings the watermark file up, and syncs where durability is by interval.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -54,6 +54,7 @@ impl Inner {
         if let Err(error) = self.keep_durable() {
             tracing::error!(%error, "background sync failed");
         }
+        self.store.remove_retired();
         let mut garbage = self.garbage.lock();
         if !garbage.iter().any(Garbage::is_unread) && !self.closing.load(Ordering::Acquire) {
             let wait = match self.options.durability {

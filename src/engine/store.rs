@@ -5,16 +5,19 @@
 //! (group commit). After any storage error the store is poisoned: it takes no more writes, because
 //! nobody knows what state the failed one left.
 
+mod compaction;
+mod files;
 mod open;
 mod watermark;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::ops::Deref;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwap;
 use parking_lot::{Condvar, Mutex};
 use sled::IVec;
 use sled::transaction::{ConflictableTransactionError, TransactionalTree};
@@ -23,13 +26,13 @@ use uuid::Uuid;
 use super::format::{self, INLINE, SPLIT, SplitHead};
 use crate::error::{Error, Kind, Result};
 
+use files::{Files, contained};
 pub use open::OpenOptions;
 use watermark::Watermark;
 
 /// Payloads above this lie in chunks of this size. A sled leaf holds up to 17 values and is rewritten
 /// as one log message, which must stay below a quarter of the segment.
 const MAX_INLINE_BYTES: usize = 24 * 1024;
-const SEGMENT_BYTES: usize = 2 * 1024 * 1024;
 
 /// A named tree; the discriminant stands in every check and chunk key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,16 +52,21 @@ pub(super) enum Tree {
     Jobs = 5,
 }
 
-const TREES: [(&str, u8); 7] = [
-    ("meta", 0),
-    ("catalog", 1),
-    ("records", 2),
-    ("ids", 3),
-    ("tombstones", 4),
-    ("jobs", 5),
-    ("chunks", CHUNKS),
+/// Names of the trees, by number.
+const TREES: [&str; 7] = [
+    "meta",
+    "catalog",
+    "records",
+    "ids",
+    "tombstones",
+    "jobs",
+    "chunks",
 ];
+/// Parts of values that are too long for one.
 const CHUNKS: u8 = 6;
+
+/// A key and the number of its tree.
+type TreeKey = (u8, Vec<u8>);
 
 const SEQUENCE_KEY: &[u8] = b"sequence";
 const STORE_ID_KEY: &[u8] = b"store_id";
@@ -125,11 +133,13 @@ struct SyncState {
 
 /// An open store.
 pub(super) struct Store {
-    db: sled::Db,
-    trees: Vec<sled::Tree>,
-    /// sled's own data file, for `fdatasync`: sled's flush alone does not survive a power cut.
-    data_file: File,
-    directory: PathBuf,
+    /// Where the data is now; compaction puts others in their place.
+    files: ArcSwap<Files>,
+    /// Files that a compaction has replaced; they go when nobody reads them any more.
+    retired: Mutex<Vec<Arc<Files>>>,
+    /// Keys written since a running compaction last asked; `None` when none runs.
+    captured: Mutex<Option<BTreeSet<TreeKey>>>,
+    options: OpenOptions,
     id: Uuid,
     /// Sequence of the last committed batch.
     committed: AtomicU64,
@@ -144,7 +154,7 @@ pub(super) struct Store {
 impl Store {
     /// The directory that was opened.
     pub(super) fn directory(&self) -> &Path {
-        &self.directory
+        &self.options.data_dir
     }
 
     /// The store's identity, made when it was created.
@@ -159,7 +169,8 @@ impl Store {
 
     /// Bytes that sled's files take.
     pub(super) fn size_bytes(&self) -> Result<u64> {
-        self.guarded("size", || self.db.size_on_disk())
+        let files = self.files.load();
+        self.guarded("size", || files.db.size_on_disk())
     }
 
     /// Why the store takes no more writes, if so.
@@ -191,40 +202,33 @@ impl Store {
 
     /// Runs a call into sled; an error or a panic in there poisons the store.
     fn guarded<T>(&self, what: &str, call: impl FnOnce() -> sled::Result<T>) -> Result<T> {
-        let fault = match catch_unwind(AssertUnwindSafe(call)) {
-            Ok(Ok(value)) => return Ok(value),
-            Ok(Err(error)) => error.to_string(),
-            Err(panic) => open::panic_text(panic.as_ref()),
-        };
-        self.poison(&format!("{what} failed"));
-        Err(Error::storage(format!("the data store failed at: {what}")).because(fault))
-    }
-
-    fn tree(&self, tree: u8) -> &sled::Tree {
-        self.trees
-            .get(usize::from(tree))
-            .expect("every tree is opened with the store")
+        contained(call).map_err(|fault| {
+            self.poison(&format!("{what} failed"));
+            Error::storage(format!("the data store failed at: {what}")).because(fault)
+        })
     }
 
     /// Reads and checks one payload.
     pub(super) fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<Value>> {
-        self.raw(tree as u8, key)?
-            .map_or(Ok(None), |value| self.open_value(tree, key, value))
+        let files = self.files.load();
+        self.raw(&files, tree as u8, key)?
+            .map_or(Ok(None), |value| self.open_value(&files, tree, key, value))
             .inspect_err(|error| self.poison(error.message()))
     }
 
-    fn raw(&self, tree: u8, key: &[u8]) -> Result<Option<IVec>> {
-        self.guarded("read", || self.tree(tree).get(key))
+    fn raw(&self, files: &Files, tree: u8, key: &[u8]) -> Result<Option<IVec>> {
+        self.guarded("read", || files.tree(tree).get(key))
     }
 
     /// Checks a stored value; `None` when it is split and went away while its chunks were read.
-    fn open_value(&self, tree: Tree, key: &[u8], value: IVec) -> Result<Option<Value>> {
-        let damaged = || {
-            Error::storage(format!(
-                "a stored value is damaged (tree {tree:?}, key {})",
-                printable(key)
-            ))
-        };
+    fn open_value(
+        &self,
+        files: &Files,
+        tree: Tree,
+        key: &[u8],
+        value: IVec,
+    ) -> Result<Option<Value>> {
+        let damaged = || damaged_value(tree as u8, key);
         let mut value = value;
         loop {
             let head = match format::unseal(tree as u8, key, &value) {
@@ -232,11 +236,11 @@ impl Store {
                 Some((SPLIT, head)) => SplitHead::decode(head).ok_or_else(damaged)?,
                 _ => return Err(damaged()),
             };
-            if let Some(bytes) = self.join_chunks(tree, key, &head)? {
+            if let Some(bytes) = self.join_chunks(files, tree, key, &head)? {
                 return Ok(Some(Value(Repr::Joined(bytes))));
             }
             // Either damage, or a write came in between: then the head is another one now.
-            match self.raw(tree as u8, key)? {
+            match self.raw(files, tree as u8, key)? {
                 None => return Ok(None),
                 Some(current) if current == value => return Err(damaged()),
                 Some(current) => value = current,
@@ -244,11 +248,17 @@ impl Store {
         }
     }
 
-    fn join_chunks(&self, tree: Tree, key: &[u8], head: &SplitHead) -> Result<Option<Vec<u8>>> {
+    fn join_chunks(
+        &self,
+        files: &Files,
+        tree: Tree,
+        key: &[u8],
+        head: &SplitHead,
+    ) -> Result<Option<Vec<u8>>> {
         let mut joined = Vec::new();
         for index in 0..head.chunks {
             let chunk_key = format::chunk_key(tree as u8, key, index);
-            let stored = self.raw(CHUNKS, &chunk_key)?;
+            let stored = self.raw(files, CHUNKS, &chunk_key)?;
             let chunk = stored.as_deref();
             match chunk.and_then(|value| format::unseal(CHUNKS, &chunk_key, value)) {
                 Some((INLINE, payload)) => joined.extend_from_slice(payload),
@@ -261,10 +271,12 @@ impl Store {
     /// All entries with `start <= key < end`, in key order, checked one by one. A damaged entry is an
     /// error item; the scan can go on behind it. `poisons` says whether finding one stops all writes.
     pub(super) fn scan(&self, tree: Tree, start: Vec<u8>, end: Vec<u8>, poisons: bool) -> Scan<'_> {
+        let files = self.files.load_full();
         Scan {
             store: self,
             tree,
-            iter: self.tree(tree as u8).range(start..end),
+            iter: files.tree(tree as u8).range(start..end),
+            files,
             poisons,
         }
     }
@@ -286,14 +298,17 @@ impl Store {
             .into_iter()
             .map(|(tree, key, payload)| Write::new(tree, key, payload))
             .collect();
-        self.guarded("commit", || {
+        let files = self.files.load();
+        let old_chunks: Vec<u32> = self.guarded("commit", || {
             use sled::Transactional as _;
-            self.trees
+            files
+                .trees
                 .as_slice()
                 .transaction(|trees: &Vec<TransactionalTree>| {
                     writes
                         .iter()
-                        .try_for_each(|write| write.apply(trees))
+                        .map(|write| write.apply(trees))
+                        .collect::<std::result::Result<_, _>>()
                         .map_err(ConflictableTransactionError::<sled::Error>::from)
                 })
                 .map_err(|error| match error {
@@ -301,6 +316,12 @@ impl Store {
                     | sled::transaction::TransactionError::Storage(error) => error,
                 })
         })?;
+        // After the transaction: whoever takes the keys then reads what it wrote.
+        if let Some(captured) = self.captured.lock().as_mut() {
+            for (write, old_chunks) in writes.into_iter().zip(old_chunks) {
+                captured.extend(write.keys(old_chunks));
+            }
+        }
         self.committed.store(sequence, Ordering::Release);
         Ok(())
     }
@@ -332,12 +353,9 @@ impl Store {
         Ok(())
     }
 
-    /// sled's flush writes its buffers; `fdatasync` makes them survive a power cut.
     fn sync_files(&self) -> Result<()> {
-        self.guarded("sync", || {
-            self.db.flush()?;
-            self.data_file.sync_data().map_err(sled::Error::Io)
-        })
+        let files = self.files.load_full();
+        self.guarded("sync", || files.sync())
     }
 
     /// Brings the watermark file up to what is synced. Called about once a second and at shutdown.
@@ -348,7 +366,7 @@ impl Store {
             return Ok(());
         }
         watermark.synced_sequence = synced;
-        watermark.write(&self.directory)
+        watermark.write(self.directory())
     }
 
     /// Syncs everything and brings the watermark up.
@@ -393,10 +411,11 @@ impl Write {
         }
     }
 
+    /// Returns in how many chunks the value before lay.
     fn apply(
         &self,
         trees: &[TransactionalTree],
-    ) -> std::result::Result<(), sled::transaction::UnabortableTransactionError> {
+    ) -> std::result::Result<u32, sled::transaction::UnabortableTransactionError> {
         let at = |tree: u8| {
             trees
                 .get(usize::from(tree))
@@ -415,13 +434,27 @@ impl Write {
         for (key, value) in &self.chunks {
             at(CHUNKS).insert(key.as_slice(), value.as_slice())?;
         }
-        Ok(())
+        Ok(old_chunks)
+    }
+
+    /// Every key that this write touched, where the value before lay in `old_chunks` chunks.
+    fn keys(self, old_chunks: u32) -> impl Iterator<Item = TreeKey> {
+        let new_chunks = u32::try_from(self.chunks.len()).unwrap_or(u32::MAX);
+        let Self { tree, key, .. } = self;
+        let chunk = {
+            let key = key.clone();
+            move |index| (CHUNKS, format::chunk_key(tree, &key, index))
+        };
+        let chunks = (0..old_chunks.max(new_chunks)).map(chunk);
+        chunks.chain(std::iter::once((tree, key)))
     }
 }
 
 /// An iterator over checked entries; see [`Store::scan`].
 pub(super) struct Scan<'a> {
     store: &'a Store,
+    /// Kept until the scan is over, also where a compaction has replaced them meanwhile.
+    files: Arc<Files>,
     tree: Tree,
     iter: sled::Iter,
     poisons: bool,
@@ -440,7 +473,8 @@ impl Iterator for Scan<'_> {
                 Ok(entry) => entry,
                 Err(error) => return Some(Err(DamagedEntry { key: None, error })),
             };
-            match self.store.open_value(self.tree, &key, value) {
+            let opened = self.store.open_value(&self.files, self.tree, &key, value);
+            match opened {
                 Ok(Some(value)) => return Some(Ok((Key(key), value))),
                 Ok(None) => {}
                 Err(error) => {
@@ -467,8 +501,12 @@ impl From<DamagedEntry> for Error {
     }
 }
 
-fn printable(key: &[u8]) -> String {
-    key.escape_ascii().to_string()
+fn damaged_value(tree: u8, key: &[u8]) -> Error {
+    let name = TREES.get(usize::from(tree)).unwrap_or(&"unknown");
+    Error::storage(format!(
+        "a stored value is damaged (tree {name}, key {})",
+        key.escape_ascii()
+    ))
 }
 
 /// The smallest key above every key that starts with `prefix`.

@@ -20,6 +20,8 @@ pub enum JobKind {
     Restore,
     /// Migrates a collection.
     Migration,
+    /// Compacts the store.
+    Compaction,
 }
 
 impl fmt::Display for JobKind {
@@ -28,6 +30,7 @@ impl fmt::Display for JobKind {
             Self::Backup => "backup",
             Self::Restore => "restore",
             Self::Migration => "migration",
+            Self::Compaction => "compaction",
         })
     }
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::random::{self, Random};
 use crate::service::{Answer, Api, Home, Service};
 
-const DEFAULT_ROUNDS: u64 = 60;
+const DEFAULT_ROUNDS: u64 = 120;
 /// Fewer cannot show anything.
 const LEAST_ROUNDS: u64 = 6;
 /// Of 100 restarts, this many are killed as well, while they recover.
@@ -153,6 +153,11 @@ impl Campaign {
             self.killed_recoveries += 1;
         }
         self.service = Some(self.home.start(&at).await);
+    }
+
+    /// Where the store lies.
+    pub(crate) fn store_directories(&self) -> Vec<String> {
+        self.home.store_directories()
     }
 
     /// Says what was seen.

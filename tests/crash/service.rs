@@ -43,6 +43,16 @@ impl Home {
         lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n")
     }
 
+    /// Names of the directories in the data directory.
+    pub(crate) fn store_directories(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.directory.path().join("data")).unwrap();
+        entries
+            .map(|entry| entry.unwrap())
+            .filter(|entry| entry.file_type().unwrap().is_dir())
+            .map(|entry| entry.file_name().into_string().unwrap())
+            .collect()
+    }
+
     /// Starts a process; it is not ready yet.
     pub(crate) fn spawn(&self) -> Service {
         let port = free_port();

@@ -185,7 +185,9 @@ impl Service {
 
 /// Ids of the collections that anything is stored for, live or not: keys begin with them.
 async fn collections_in_store(data_dir: &Path) -> BTreeSet<String> {
-    let directory = data_dir.join("store");
+    let pointer = std::fs::read(data_dir.join("vectorkeep.json")).unwrap();
+    let pointer: Value = serde_json::from_slice(&pointer).unwrap();
+    let directory = data_dir.join(text(&pointer["directory"]));
     let settings = std::fs::read(directory.join("conf")).unwrap();
     let settings = String::from_utf8_lossy(&settings);
     let segment = settings

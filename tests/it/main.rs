@@ -11,6 +11,7 @@
 
 mod backups;
 mod chroma;
+mod compactions;
 mod conventions;
 mod demo;
 mod harness;

@@ -1,4 +1,4 @@
-//! The engine against a model: random writes and reopenings, then everything that can be read compared
+//! The engine against a model: random writes, reopenings and compactions, then everything that can be read compared
 //! with a map that keeps insertion order, with sums of hashes, and with brute force in f64.
 
 mod steps;
@@ -13,8 +13,8 @@ use proptest::sample::{Index, select};
 use serde_json::json;
 use uuid::Uuid;
 use vectorkeep::engine::{
-    DeleteRequest, Durability, Engine, EngineOptions, GetRequest, InspectionLimits, NewCollection,
-    OpenOptions, Projection, QueryRequest, RecordPatch, WriteMode,
+    CompactionSettings, DeleteRequest, Durability, Engine, EngineOptions, GetRequest,
+    InspectionLimits, NewCollection, OpenOptions, Projection, QueryRequest, RecordPatch, WriteMode,
 };
 use vectorkeep::model::collection::CollectionDefinition;
 use vectorkeep::model::configuration::ConfigurationRequest;
@@ -22,6 +22,7 @@ use vectorkeep::model::metadata::Metadata;
 use vectorkeep::model::names::CollectionName;
 use vectorkeep::model::record::Record;
 use vectorkeep::model::schema;
+use vectorkeep::progress::Progress;
 
 use crate::harness::{digest, distance, numbered};
 use steps::{DIMENSION, IDS, KEYS, Step, step, vector};
@@ -211,6 +212,13 @@ fn apply(engine: &Engine, id: Uuid, model: &mut Model, step: &Step) {
                 expected,
                 "{deletion:?}"
             );
+        }
+        Step::Compact => {
+            let settings = CompactionSettings {
+                max_last_round: 100,
+                max_rounds: 3,
+            };
+            engine.compact(settings, &Progress::default()).unwrap();
         }
         Step::Reopen => {}
     }

@@ -1,28 +1,22 @@
 //! Opening a data directory: lock it, mend what a crash may leave, and refuse what is damaged.
 
 use std::fs::{self, File, TryLockError};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use parking_lot::{Condvar, Mutex};
 use uuid::Uuid;
 
+use super::files::{Files, damaged, data_file_bytes, set_snapshots_aside, unusable};
 use super::watermark::Watermark;
-use super::{
-    FORMAT_KEY, SEGMENT_BYTES, SEQUENCE_KEY, STORE_ID_KEY, Store, SyncState, TREES, Tree, format,
-};
+use super::{FORMAT_KEY, SEQUENCE_KEY, STORE_ID_KEY, Store, SyncState, Tree, format};
 use crate::error::{Error, Kind, Result};
 
 const LOCK_FILE: &str = "LOCK";
-/// Tries, and the pause between them, while sled's own lock is still held by a store just closed.
-const LOCK_TRIES: u32 = 500;
-const LOCK_PAUSE: Duration = Duration::from_millis(10);
+/// Where a store lies when it is created; compaction moves it to `store-2` and so on.
 const FIRST_DIRECTORY: &str = "store";
-/// sled's name for its log.
-const DATA_FILE: &str = "db";
 
 /// How to open a data directory.
 #[derive(Clone, Debug)]
@@ -46,26 +40,21 @@ impl Store {
         fs::create_dir_all(data_dir).map_err(|error| unusable(data_dir, &error))?;
         let lock = lock(data_dir)?;
         let watermark = Watermark::read(data_dir)?;
-        let directory = data_dir.join(
-            watermark
-                .as_ref()
-                .map_or(FIRST_DIRECTORY, |watermark| watermark.directory.as_str()),
-        );
-        check_data_file(&directory, watermark.as_ref(), options.accept_data_loss)?;
-        remove_half_written_snapshots(&directory)?;
-        let db = open_sled(&directory, options.cache_bytes)?;
-        let trees = TREES
-            .iter()
-            .map(|(name, _)| db.open_tree(name))
-            .collect::<sled::Result<Vec<_>>>()
-            .map_err(|error| damaged(data_dir, &error.to_string()))?;
-        let data_file =
-            File::open(directory.join(DATA_FILE)).map_err(|error| unusable(&directory, &error))?;
+        let name = match &watermark {
+            Some(watermark) => watermark.directory.clone(),
+            None => only_directory(data_dir)?,
+        };
+        check_data_file(
+            &data_dir.join(&name),
+            watermark.as_ref(),
+            options.accept_data_loss,
+        )?;
+        let files = Files::open(data_dir, &name, options.cache_bytes)?;
         let mut store = Self {
-            db,
-            trees,
-            data_file,
-            directory: data_dir.clone(),
+            files: ArcSwap::from_pointee(files),
+            retired: Mutex::new(Vec::new()),
+            captured: Mutex::new(None),
+            options: options.clone(),
             id: Uuid::nil(),
             committed: AtomicU64::new(0),
             sync: Mutex::new(SyncState::default()),
@@ -73,13 +62,14 @@ impl Store {
             watermark: Mutex::new(Watermark {
                 format: format::STORE_FORMAT,
                 store_id: Uuid::nil(),
-                directory: FIRST_DIRECTORY.to_owned(),
+                directory: name,
                 synced_sequence: 0,
             }),
             poison: OnceLock::new(),
             _lock: lock,
         };
         store.identify(watermark, options.accept_data_loss)?;
+        store.sweep();
         Ok(store)
     }
 
@@ -108,7 +98,7 @@ impl Store {
         });
         if let Some(loss) = loss {
             if !accept_data_loss {
-                return Err(data_loss(&self.directory, &loss));
+                return Err(data_loss(self.directory(), &loss));
             }
             tracing::warn!(loss, "data loss accepted by configuration");
         }
@@ -128,16 +118,13 @@ impl Store {
         let current = self.watermark.get_mut();
         current.store_id = self.id;
         current.synced_sequence = synced_sequence;
-        if let Some(watermark) = watermark {
-            current.directory = watermark.directory;
-        }
-        self.watermark.lock().write(&self.directory)
+        self.watermark.lock().write(self.directory())
     }
 
     fn meta(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
         let value = self
             .get(Tree::Meta, key)
-            .map_err(|error| damaged(&self.directory, error.message()))?;
+            .map_err(|error| damaged(self.directory(), error.message()))?;
         Ok(value.map(|value| value.to_vec()))
     }
 
@@ -154,7 +141,68 @@ impl Store {
             format::STORE_FORMAT.to_le_bytes().to_vec(),
         );
         self.commit(batch, sequence)?;
+        let files = self.files.load_full();
+        self.guarded("sync", || files.sync_all(self.directory()))?;
         self.wait_synced(sequence)
+    }
+}
+
+/// Whether a directory's name is one that this module gives.
+pub(super) fn generation(name: &str) -> Option<u64> {
+    match name.strip_prefix(FIRST_DIRECTORY)? {
+        "" => Some(1),
+        number => number.strip_prefix('-')?.parse().ok(),
+    }
+}
+
+/// The name of a directory of that generation, from 2.
+pub(super) fn generation_name(generation: u64) -> String {
+    format!("{FIRST_DIRECTORY}-{generation}")
+}
+
+/// Names of the store directories there are.
+pub(super) fn store_directories(data_dir: &Path) -> Result<Vec<String>> {
+    let unusable = |error| unusable(data_dir, &error);
+    let mut found = Vec::new();
+    for entry in fs::read_dir(data_dir).map_err(unusable)? {
+        let name = entry.map_err(unusable)?.file_name();
+        if let Some(name) = name.to_str().filter(|name| generation(name).is_some()) {
+            found.push(name.to_owned());
+        }
+    }
+    Ok(found)
+}
+
+/// Where the store lies when no file says so: nowhere yet, or in the only directory there is.
+fn only_directory(data_dir: &Path) -> Result<String> {
+    let mut found = store_directories(data_dir)?;
+    match (found.pop(), found.is_empty()) {
+        (None, _) => Ok(FIRST_DIRECTORY.to_owned()),
+        (Some(only), true) => Ok(only),
+        (Some(_), false) => Err(Error::storage(format!(
+            "{}: there is more than one store directory and vectorkeep.json, which says which one is the store, \
+             is missing; put it back, or restore a backup into an empty storage.data_dir",
+            data_dir.display()
+        ))),
+    }
+}
+
+impl Store {
+    /// Removes what a compaction left: its copy when it did not come to its end, else what it replaced.
+    fn sweep(&self) {
+        let current = self.files.load();
+        let left = store_directories(self.directory()).unwrap_or_default();
+        for name in left.iter().filter(|name| **name != current.name) {
+            let path = self.directory().join(name);
+            match fs::remove_dir_all(&path) {
+                Ok(()) => {
+                    tracing::info!(directory = %path.display(), "removed what a compaction left")
+                }
+                Err(error) => {
+                    tracing::warn!(directory = %path.display(), %error, "what a compaction left stays");
+                }
+            }
+        }
     }
 }
 
@@ -189,37 +237,6 @@ fn lock(data_dir: &Path) -> Result<File> {
     }
 }
 
-fn snapshots(directory: &Path) -> Result<Vec<PathBuf>> {
-    let entries = match fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(unusable(directory, &error)),
-    };
-    let mut found = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(|error| unusable(directory, &error))?.path();
-        let name = path.file_name().and_then(|name| name.to_str());
-        if name.is_some_and(|name| name.starts_with("snap.")) {
-            found.push(path);
-        }
-    }
-    Ok(found)
-}
-
-/// Killed while it writes a snapshot, sled refuses to open for ever after, unless the half is removed.
-fn remove_half_written_snapshots(directory: &Path) -> Result<()> {
-    for path in snapshots(directory)? {
-        if path
-            .extension()
-            .is_some_and(|extension| extension == "generating")
-        {
-            tracing::warn!(file = %path.display(), "removing a half-written snapshot");
-            fs::remove_file(&path).map_err(|error| unusable(&path, &error))?;
-        }
-    }
-    Ok(())
-}
-
 /// A data file that was once there and is gone would be opened as an empty one; nothing is touched then,
 /// so that the file can be put back.
 fn check_data_file(
@@ -230,17 +247,15 @@ fn check_data_file(
     let Some(watermark) = watermark.filter(|watermark| watermark.synced_sequence > 0) else {
         return Ok(());
     };
-    let file = directory.join(DATA_FILE);
-    let length = fs::metadata(&file).map_or(0, |metadata| metadata.len());
-    if length > 0 {
+    if data_file_bytes(directory) > 0 {
         return Ok(());
     }
     if !accept_data_loss {
         return Err(data_loss(
             directory,
             &format!(
-                "{} is missing or empty, but {} writes were once synced",
-                file.display(),
+                "the data file in {} is missing or empty, but {} writes were once synced",
+                directory.display(),
                 watermark.synced_sequence
             ),
         ));
@@ -255,101 +270,4 @@ fn data_loss(directory: &Path, loss: &str) -> Error {
          empty one; to go on with what is left, set storage.accept_data_loss = true",
         directory.display()
     ))
-}
-
-fn set_snapshots_aside(directory: &Path) -> Result<()> {
-    for path in snapshots(directory)? {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let aside = path.with_file_name(format!("aside.{name}"));
-        fs::rename(&path, &aside).map_err(|error| unusable(&path, &error))?;
-        tracing::warn!(file = %aside.display(), "snapshot set aside");
-    }
-    Ok(())
-}
-
-/// Opens sled; if it reports damage, once more without its snapshots, which it can rebuild from its log.
-fn open_sled(directory: &Path, cache_bytes: u64) -> Result<sled::Db> {
-    let mut opened = try_open_sled(directory, cache_bytes);
-    for _ in 0..LOCK_TRIES {
-        if !matches!(opened, Err(OpenFailure::Locked(_))) {
-            break;
-        }
-        std::thread::sleep(LOCK_PAUSE);
-        opened = try_open_sled(directory, cache_bytes);
-    }
-    let first = match opened {
-        Ok(db) => return Ok(db),
-        Err(OpenFailure::Unusable(error) | OpenFailure::Locked(error)) => {
-            return Err(unusable(directory, &error));
-        }
-        Err(OpenFailure::Damaged(reason)) => reason,
-    };
-    if snapshots(directory)?.is_empty() {
-        return Err(damaged(directory, &first));
-    }
-    tracing::warn!(
-        reason = first,
-        "the store does not open; trying again without its snapshots"
-    );
-    set_snapshots_aside(directory)?;
-    try_open_sled(directory, cache_bytes).map_err(|failure| match failure {
-        OpenFailure::Unusable(error) | OpenFailure::Locked(error) => unusable(directory, &error),
-        OpenFailure::Damaged(second) => damaged(directory, &second),
-    })
-}
-
-enum OpenFailure {
-    /// The machine refuses: trying again without snapshots cannot help.
-    Unusable(std::io::Error),
-    /// Our own lock is held, so this can only be what is left of a store that this process just closed:
-    /// sled's threads let go of its file a little later.
-    Locked(std::io::Error),
-    Damaged(String),
-}
-
-fn try_open_sled(directory: &Path, cache_bytes: u64) -> std::result::Result<sled::Db, OpenFailure> {
-    use std::io::ErrorKind;
-    let config = sled::Config::new()
-        .path(directory)
-        .segment_size(SEGMENT_BYTES)
-        .cache_capacity(cache_bytes);
-    match catch_unwind(AssertUnwindSafe(|| config.open())) {
-        Ok(Ok(db)) => Ok(db),
-        Ok(Err(sled::Error::Io(error))) if error.to_string().contains("could not acquire lock") => {
-            Err(OpenFailure::Locked(error))
-        }
-        Ok(Err(sled::Error::Io(error)))
-            if matches!(
-                error.kind(),
-                ErrorKind::PermissionDenied
-                    | ErrorKind::ReadOnlyFilesystem
-                    | ErrorKind::StorageFull
-            ) =>
-        {
-            Err(OpenFailure::Unusable(error))
-        }
-        Ok(Err(error)) => Err(OpenFailure::Damaged(error.to_string())),
-        Err(panic) => Err(OpenFailure::Damaged(panic_text(panic.as_ref()))),
-    }
-}
-
-/// What a caught panic said.
-pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    panic
-        .downcast_ref::<String>()
-        .cloned()
-        .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
-        .unwrap_or_else(|| "panic".to_owned())
-}
-
-fn damaged(directory: &Path, reason: &str) -> Error {
-    Error::storage(format!(
-        "the store in {} is damaged and does not open; start with an empty storage.data_dir and restore the \
-         newest backup ({reason})",
-        directory.display()
-    ))
-}
-
-fn unusable(path: &Path, error: &std::io::Error) -> Error {
-    Error::storage(format!("{} cannot be used: {error}", path.display()))
 }

@@ -124,6 +124,7 @@ pub(super) enum Step {
     DeleteIds(Vec<usize>),
     DeleteWhere(Deletion, Option<usize>),
     Reopen,
+    Compact,
 }
 
 fn float() -> impl Strategy<Value = f64> {
@@ -209,5 +210,6 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
         4 => vec(0..IDS.len(), 1..4).prop_map(Step::DeleteIds),
         2 => (deletion, option::of(0..3_usize)).prop_map(|(deletion, limit)| Step::DeleteWhere(deletion, limit)),
         2 => Just(Step::Reopen),
+        2 => Just(Step::Compact),
     ]
 }

@@ -1,0 +1,54 @@
+//! `/compactions`.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::ToSchema;
+
+use super::error::Problem;
+use super::extract::{OperationBody, OperationQuery};
+use super::jobs::{JobResponse, WaitQuery, run_job};
+use super::openapi::COMPACTIONS;
+use crate::app::App;
+use crate::jobs::JobKind;
+use crate::operations::compact;
+
+/// Nothing to choose.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = CompactionRequest)]
+pub(super) struct CompactionBody {}
+
+/// Compact the store
+///
+/// Copies it into a fresh directory while it serves, compares the copy byte for byte, and puts it in the
+/// store's place. The result is `{"before_bytes", "after_bytes", "live_bytes", "duration_ms"}`.
+#[utoipa::path(post, path = "/compactions", tag = COMPACTIONS, params(WaitQuery),
+    request_body(content = CompactionBody, example = json!({})),
+    responses(
+        (status = 200, description = "Compacted (with `wait`)", body = JobResponse),
+        (status = 202, description = "Queued", body = JobResponse),
+        (status = 409, description = "A compaction runs (with `wait`)"),
+        (status = 422, description = "A bad request"),
+        (status = 429, description = "Too many jobs are waiting"),
+        (status = 507, description = "Not enough room on the disk"),
+    ))]
+pub(super) async fn create_compaction(
+    State(app): State<App>,
+    OperationQuery(wait): OperationQuery<WaitQuery>,
+    OperationBody(body): OperationBody<CompactionBody>,
+) -> Result<Response, Problem> {
+    app.blocking(|app| compact::plan(app.engine())).await?;
+    let work = app.compaction_work();
+    run_job(
+        &app,
+        JobKind::Compaction,
+        json!(body),
+        &wait,
+        StatusCode::OK,
+        work,
+    )
+    .await
+}

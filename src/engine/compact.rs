@@ -1,0 +1,87 @@
+//! What the store takes on the disk, and the compaction that gives space back.
+
+use std::sync::atomic::Ordering;
+
+use super::Engine;
+use crate::error::{Error, Kind, Result};
+use crate::progress::Progress;
+
+/// What a record takes beside its canonical bytes: two keys, two frames, sequence and hash, its share of
+/// inner nodes.
+const RECORD_OVERHEAD_BYTES: u64 = 200;
+/// What a tombstone takes.
+const TOMBSTONE_BYTES: u64 = 100;
+
+/// What the store takes on the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes of its files.
+    pub file_bytes: u64,
+    /// Bytes of what lives in them, estimated from record counts and sizes.
+    pub live_bytes: u64,
+    /// Live records of all collections.
+    pub records: u64,
+}
+
+/// Bounds of a compaction's catching up.
+#[derive(Clone, Copy, Debug)]
+pub struct CompactionSettings {
+    /// Keys that may be left to copy while writes wait.
+    pub max_last_round: usize,
+    /// Rounds before the last one comes whatever it costs.
+    pub max_rounds: usize,
+}
+
+impl Engine {
+    /// What the store takes on the disk.
+    ///
+    /// # Errors
+    /// `StorageFault` when the files cannot be listed.
+    pub fn usage(&self) -> Result<Usage> {
+        let mut usage = Usage {
+            file_bytes: self.size_bytes()?,
+            ..Usage::default()
+        };
+        for collection in self.inner.catalog.read().collections.values() {
+            let state = collection.state.read();
+            usage.records += state.head.count;
+            usage.live_bytes += state.head.bytes
+                + state.head.count * RECORD_OVERHEAD_BYTES
+                + state.tombstones * TOMBSTONE_BYTES;
+        }
+        Ok(usage)
+    }
+
+    /// Copies the store into a fresh directory while it serves, compares the copy byte for byte, and
+    /// puts it in the store's place. Writes wait for the last round only.
+    ///
+    /// # Errors
+    /// `Conflict` when a compaction runs; `Canceled`; `Unavailable`; `StorageFault` for a damaged value or
+    /// a copy that cannot be written. The store goes on as it was.
+    pub fn compact(&self, settings: CompactionSettings, progress: &Progress) -> Result<()> {
+        let inner = &self.inner;
+        let mut compaction = inner.store.begin_compaction()?;
+        progress.phase("copying", self.usage()?.records);
+        compaction.copy(progress)?;
+        progress.phase("catching up", 0);
+        for _ in 0..settings.max_rounds {
+            // Synced now, there is little left to sync under the lock.
+            compaction.sync()?;
+            if compaction.catch_up()? <= settings.max_last_round {
+                break;
+            }
+        }
+        progress.commit()?;
+        let writer = inner.writer.lock();
+        if inner.closing.load(Ordering::Acquire) {
+            return Err(Error::new(
+                Kind::Unavailable,
+                "the service is shutting down",
+            ));
+        }
+        compaction.publish()?;
+        drop(writer);
+        inner.store.remove_retired();
+        Ok(())
+    }
+}

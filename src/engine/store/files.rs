@@ -1,0 +1,218 @@
+//! One sled database in its directory: opening it, mending what a crash left, syncing it.
+
+use std::fs::{self, File};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::TREES;
+use crate::error::{Error, Result};
+
+/// sled's name for its log.
+const DATA_FILE: &str = "db";
+/// Tries, and the pause between them, while sled's own lock is still held by a store just closed.
+const LOCK_TRIES: u32 = 500;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
+const SEGMENT_BYTES: usize = 2 * 1024 * 1024;
+
+/// An open database.
+pub(super) struct Files {
+    pub(super) db: sled::Db,
+    pub(super) trees: Vec<sled::Tree>,
+    /// sled's own data file, for `fdatasync`: sled's flush alone does not survive a power cut.
+    data_file: File,
+    /// Its directory's name below the data directory.
+    pub(super) name: String,
+}
+
+impl Files {
+    /// Opens or creates the database in the directory `name` of `data_dir`.
+    pub(super) fn open(data_dir: &Path, name: &str, cache_bytes: u64) -> Result<Self> {
+        let directory = data_dir.join(name);
+        remove_half_written_snapshots(&directory)?;
+        let db = open_sled(&directory, cache_bytes)?;
+        let trees = TREES
+            .iter()
+            .map(|name| db.open_tree(name))
+            .collect::<sled::Result<Vec<_>>>()
+            .map_err(|error| damaged(&directory, &error.to_string()))?;
+        let data_file =
+            File::open(directory.join(DATA_FILE)).map_err(|error| unusable(&directory, &error))?;
+        Ok(Self {
+            db,
+            trees,
+            data_file,
+            name: name.to_owned(),
+        })
+    }
+
+    pub(super) fn tree(&self, tree: u8) -> &sled::Tree {
+        self.trees
+            .get(usize::from(tree))
+            .expect("every tree is opened with the database")
+    }
+
+    /// sled's flush writes its buffers; `fdatasync` makes them survive a power cut.
+    pub(super) fn sync(&self) -> sled::Result<()> {
+        self.db.flush()?;
+        self.data_file.sync_data().map_err(sled::Error::Io)
+    }
+
+    /// As [`Files::sync`], with sled's small files and the directory: needed once for a new one.
+    pub(super) fn sync_all(&self, data_dir: &Path) -> sled::Result<()> {
+        self.sync()?;
+        let directory = data_dir.join(&self.name);
+        for entry in fs::read_dir(&directory)? {
+            let path = entry?.path();
+            if path.is_file() {
+                File::open(&path)?.sync_all()?;
+            }
+        }
+        File::open(&directory)?.sync_all()?;
+        Ok(File::open(data_dir)?.sync_all()?)
+    }
+}
+
+/// Runs a call into sled; an error or a panic in there comes back as text.
+pub(super) fn contained<T>(
+    call: impl FnOnce() -> sled::Result<T>,
+) -> std::result::Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(panic) => Err(panic_text(panic.as_ref())),
+    }
+}
+
+/// Bytes of the data file in a database's directory; 0 when it is missing.
+pub(super) fn data_file_bytes(directory: &Path) -> u64 {
+    fs::metadata(directory.join(DATA_FILE)).map_or(0, |metadata| metadata.len())
+}
+
+fn snapshots(directory: &Path) -> Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(unusable(directory, &error)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(|error| unusable(directory, &error))?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        if name.is_some_and(|name| name.starts_with("snap.")) {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
+/// Killed while it writes a snapshot, sled refuses to open for ever after, unless the half is removed.
+fn remove_half_written_snapshots(directory: &Path) -> Result<()> {
+    for path in snapshots(directory)? {
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "generating")
+        {
+            tracing::warn!(file = %path.display(), "removing a half-written snapshot");
+            fs::remove_file(&path).map_err(|error| unusable(&path, &error))?;
+        }
+    }
+    Ok(())
+}
+
+/// Snapshots that do not fit the log are kept, under another name.
+pub(super) fn set_snapshots_aside(directory: &Path) -> Result<()> {
+    for path in snapshots(directory)? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let aside = path.with_file_name(format!("aside.{name}"));
+        fs::rename(&path, &aside).map_err(|error| unusable(&path, &error))?;
+        tracing::warn!(file = %aside.display(), "snapshot set aside");
+    }
+    Ok(())
+}
+
+/// Opens sled; if it reports damage, once more without its snapshots, which it can rebuild from its log.
+fn open_sled(directory: &Path, cache_bytes: u64) -> Result<sled::Db> {
+    let mut opened = try_open_sled(directory, cache_bytes);
+    for _ in 0..LOCK_TRIES {
+        if !matches!(opened, Err(OpenFailure::Locked(_))) {
+            break;
+        }
+        std::thread::sleep(LOCK_PAUSE);
+        opened = try_open_sled(directory, cache_bytes);
+    }
+    let first = match opened {
+        Ok(db) => return Ok(db),
+        Err(OpenFailure::Unusable(error) | OpenFailure::Locked(error)) => {
+            return Err(unusable(directory, &error));
+        }
+        Err(OpenFailure::Damaged(reason)) => reason,
+    };
+    if snapshots(directory)?.is_empty() {
+        return Err(damaged(directory, &first));
+    }
+    tracing::warn!(
+        reason = first,
+        "the store does not open; trying again without its snapshots"
+    );
+    set_snapshots_aside(directory)?;
+    try_open_sled(directory, cache_bytes).map_err(|failure| match failure {
+        OpenFailure::Unusable(error) | OpenFailure::Locked(error) => unusable(directory, &error),
+        OpenFailure::Damaged(second) => damaged(directory, &second),
+    })
+}
+
+enum OpenFailure {
+    /// The machine refuses: trying again without snapshots cannot help.
+    Unusable(std::io::Error),
+    /// Our own lock is held, so this can only be what is left of a store that this process just closed:
+    /// sled's threads let go of its file a little later.
+    Locked(std::io::Error),
+    Damaged(String),
+}
+
+fn try_open_sled(directory: &Path, cache_bytes: u64) -> std::result::Result<sled::Db, OpenFailure> {
+    use std::io::ErrorKind;
+    let config = sled::Config::new()
+        .path(directory)
+        .segment_size(SEGMENT_BYTES)
+        .cache_capacity(cache_bytes);
+    match catch_unwind(AssertUnwindSafe(|| config.open())) {
+        Ok(Ok(db)) => Ok(db),
+        Ok(Err(sled::Error::Io(error))) if error.to_string().contains("could not acquire lock") => {
+            Err(OpenFailure::Locked(error))
+        }
+        Ok(Err(sled::Error::Io(error)))
+            if matches!(
+                error.kind(),
+                ErrorKind::PermissionDenied
+                    | ErrorKind::ReadOnlyFilesystem
+                    | ErrorKind::StorageFull
+            ) =>
+        {
+            Err(OpenFailure::Unusable(error))
+        }
+        Ok(Err(error)) => Err(OpenFailure::Damaged(error.to_string())),
+        Err(panic) => Err(OpenFailure::Damaged(panic_text(panic.as_ref()))),
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    panic
+        .downcast_ref::<String>()
+        .cloned()
+        .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+        .unwrap_or_else(|| "panic".to_owned())
+}
+
+pub(super) fn damaged(directory: &Path, reason: &str) -> Error {
+    Error::storage(format!(
+        "the store in {} is damaged and does not open; start with an empty storage.data_dir and restore the \
+         newest backup ({reason})",
+        directory.display()
+    ))
+}
+
+pub(super) fn unusable(path: &Path, error: &std::io::Error) -> Error {
+    Error::storage(format!("{} cannot be used: {error}", path.display()))
+}
