@@ -5,6 +5,7 @@ pub mod backup;
 pub mod compact;
 pub mod conflict;
 pub mod export;
+pub mod fork;
 pub mod migrate;
 pub mod restore;
 mod stage;

@@ -2,6 +2,7 @@
 //! also where it is odd; where it is wrong (panics, lost connections) something better is.
 
 mod collections;
+mod columns;
 mod filters;
 mod namespaces;
 mod reads;
@@ -49,6 +50,9 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         ))
         .routes(routes!(collections::get_collection_by_id))
         .routes(routes!(collections::get_collection_by_crn))
+        .routes(routes!(collections::fork_collection))
+        .routes(routes!(collections::count_forks))
+        .routes(routes!(collections::get_indexing_status))
         .routes(routes!(records::add_records))
         .routes(routes!(records::upsert_records))
         .routes(routes!(records::update_records))
@@ -70,18 +74,6 @@ pub(super) fn undocumented() -> Router<App> {
         .or(MethodFilter::OPTIONS);
     Router::new()
         .route("/api/v2", get(system::get_heartbeat))
-        .route(
-            &format!("{collection}/fork"),
-            post("Collection forking is unsupported for local chroma"),
-        )
-        .route(
-            &format!("{collection}/fork_count"),
-            get(|| system::not_offered("Count forks is unsupported for local chroma")),
-        )
-        .route(
-            &format!("{collection}/indexing_status"),
-            get(|| system::not_offered("The indexing status is not offered by this version")),
-        )
         .route(
             &format!("{collection}/search"),
             post("Error executing plan: Not implemented: Search operation is not implemented for local executor"),

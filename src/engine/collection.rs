@@ -1,6 +1,7 @@
-//! One collection: its state in memory, the merge rules of writes, and reads of its records.
+//! One collection: its state in memory, and reads of its records.
 //!
-//! The write path itself, which takes the store-wide lock, is in `write.rs`.
+//! The write path, which takes the store-wide lock, is in `write.rs`; filling the memory when the store is
+//! opened is in `load.rs`.
 
 use std::sync::Arc;
 
@@ -115,45 +116,6 @@ impl Collection {
                 ),
             )),
         }
-    }
-
-    /// Reads all records into memory columns, as the store is opened. Damage is noted, not fatal.
-    pub(super) fn load(&self, store: &Store) -> Result<()> {
-        let mut state = self.state.write();
-        let prefix = self.id.as_bytes().to_vec();
-        let mut vector = Vec::new();
-        for entry in store.scan(Tree::Records, prefix.clone(), prefix_end(&prefix), true) {
-            let outcome = entry.map_err(Error::from).and_then(|(key, value)| {
-                let ordinal = format::be_u64(format::after_collection(&key)?)?;
-                let record = StoredRecord::decode(&value)?;
-                vector.clear();
-                vector.extend(record.view.embedding());
-                let metadata = record.view.metadata()?;
-                state.columns.put(ordinal, record.sequence, &vector);
-                state.metadata.insert(ordinal, &metadata);
-                Ok(())
-            });
-            if let Err(error) = outcome {
-                store.poison(error.message());
-                state
-                    .damage
-                    .get_or_insert_with(|| error.message().to_owned());
-            }
-        }
-        let loaded = state.columns.live() as u64;
-        if loaded != state.head.count && state.damage.is_none() {
-            let damage = format!(
-                "{loaded} records are stored, {} were counted",
-                state.head.count
-            );
-            store.poison(&damage);
-            state.damage = Some(damage);
-        }
-        for entry in store.scan(Tree::Tombstones, prefix.clone(), prefix_end(&prefix), true) {
-            entry.map_err(Error::from)?;
-            state.tombstones += 1;
-        }
-        Ok(())
     }
 
     /// Ordinal of an id, if the record exists.

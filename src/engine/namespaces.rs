@@ -230,6 +230,7 @@ impl Engine {
             name: new.name,
             definition: new.definition,
             lifecycle: Lifecycle::Live,
+            root: None,
         };
         // Nothing was deleted from a new collection: its tombstones are complete from the start.
         let head = Head {
@@ -264,6 +265,21 @@ impl Engine {
         id.and_then(|id| catalog.collections.get(id))
             .map(|collection| collection.info())
             .ok_or_else(|| no_collection(&name.name))
+    }
+
+    /// How many live forks there are in the line that a collection is of.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn fork_count(&self, id: Uuid) -> Result<u64> {
+        let collection = self.inner.live_collection(id)?;
+        let root = collection.info().descriptor.root.unwrap_or(id);
+        let catalog = self.inner.catalog.read();
+        let forks = catalog.collections.values().filter(|collection| {
+            let descriptor = &collection.state.read().descriptor;
+            descriptor.lifecycle == Lifecycle::Live && descriptor.root == Some(root)
+        });
+        Ok(forks.count() as u64)
     }
 
     /// Finds a collection by its id.
@@ -467,7 +483,8 @@ fn no_collection(name: &str) -> Error {
 }
 
 /// The conflict that a taken name is.
-pub(super) fn already_exists(name: &CollectionName) -> Error {
+/// The error of a taken name, in the words of Chroma's server.
+pub fn already_exists(name: &CollectionName) -> Error {
     Error::name_conflict(format!("Collection [{}] already exists", name.name))
         .with("collection", name.to_string())
 }

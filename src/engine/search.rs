@@ -1,20 +1,25 @@
 //! Reads of records and nearest-neighbour search: filters decide the candidates first, then all of
-//! them are compared (exact search). An index for large collections has its place in [`nearest`].
+//! them are compared (exact search): rounded to bytes first, and those that are left in full. An index
+//! for large collections has its place in [`nearest`].
 
+use std::cmp::Ordering;
 use std::collections::{BTreeSet, BinaryHeap};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::ops::Range;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 
 use uuid::Uuid;
 
-use super::collection::{Collection, CollectionState, Projection};
+use super::collection::{Collection, Projection};
 use super::format::StoredRecord;
+use super::kernel::{self, RoundedQuery};
 use super::metadata::Selection;
 use super::vectors::Columns;
-use super::{Engine, Inner, kernel};
+use super::{Engine, Inner};
 use crate::error::{Error, Result};
 use crate::model::configuration::Space;
 use crate::model::filter::Filter;
-use crate::model::record::Record;
+use crate::model::record::{Record, RecordView};
 
 /// A read of records in insertion order.
 #[derive(Debug, Default)]
@@ -61,17 +66,34 @@ impl Engine {
     /// # Errors
     /// `NotFound`, `Unavailable` for a damaged collection, `StorageFault`.
     pub fn get(&self, collection: Uuid, request: &GetRequest) -> Result<Vec<Record>> {
+        let mut records = Vec::new();
+        self.for_each(collection, request, |view| {
+            records.push(request.projection.apply(view)?);
+            Ok(())
+        })?;
+        Ok(records)
+    }
+
+    /// As [`Engine::get`], record by record; the request's projection is not asked.
+    ///
+    /// # Errors
+    /// Those of [`Engine::get`] and of `visit`.
+    pub fn for_each(
+        &self,
+        collection: Uuid,
+        request: &GetRequest,
+        visit: impl FnMut(&RecordView<'_>) -> Result<()>,
+    ) -> Result<()> {
         let inner = &self.inner;
         let collection = inner.live_collection(collection)?;
         collection.check_readable()?;
         let mut page = Page {
             skip: request.offset,
             take: request.limit.unwrap_or(usize::MAX),
-            projection: request.projection,
-            records: Vec::new(),
+            visit,
         };
         if page.take == 0 {
-            return Ok(page.records);
+            return Ok(());
         }
         match (&request.ids, &request.filter) {
             (None, None) => {
@@ -91,7 +113,7 @@ impl Engine {
                 collection.visit_each(&inner.store, wanted, |_, stored| page.visit(stored))?;
             }
         }
-        Ok(page.records)
+        Ok(())
     }
 
     /// Finds the nearest records to each query vector, nearest first; ties by insertion order.
@@ -135,7 +157,7 @@ impl Engine {
                 let found = {
                     let state = collection.state.read();
                     nearest(
-                        &state,
+                        &state.columns,
                         space,
                         query,
                         request.n_results,
@@ -149,22 +171,22 @@ impl Engine {
     }
 }
 
-/// Collects one page of a read.
-struct Page {
+/// One page of a read.
+struct Page<F> {
     skip: usize,
     take: usize,
-    projection: Projection,
-    records: Vec<Record>,
+    visit: F,
 }
 
-impl Page {
+impl<F: FnMut(&RecordView<'_>) -> Result<()>> Page<F> {
     fn visit(&mut self, stored: &StoredRecord<'_>) -> Result<bool> {
         if self.skip > 0 {
             self.skip -= 1;
             return Ok(true);
         }
-        self.records.push(self.projection.apply(&stored.view)?);
-        Ok(self.records.len() < self.take)
+        (self.visit)(&stored.view)?;
+        self.take -= 1;
+        Ok(self.take > 0)
     }
 }
 
@@ -248,152 +270,201 @@ impl Inner {
     }
 }
 
-/// A record that was found.
+/// A record that was found. Nearer ones, then earlier ones, come first.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Found {
+    distance: f64,
     ordinal: u64,
-    distance: f64,
 }
 
-/// A candidate in the heap, the worst on top: greatest distance, then latest slot.
-#[derive(PartialEq)]
-struct Candidate {
-    distance: f64,
-    slot: usize,
-}
+impl Eq for Found {}
 
-impl Eq for Candidate {}
-
-impl PartialOrd for Candidate {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+impl PartialOrd for Found {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for Candidate {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+impl Ord for Found {
+    fn cmp(&self, other: &Self) -> Ordering {
         self.distance
             .total_cmp(&other.distance)
-            .then(self.slot.cmp(&other.slot))
+            .then(self.ordinal.cmp(&other.ordinal))
     }
 }
 
-/// What every vector is compared with.
-struct Comparison<'a> {
-    columns: &'a Columns,
-    space: Space,
-    query: &'a [f32],
-    query_norm: f32,
+/// A bound on a distance, to be put in order.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Bound(f64);
+
+impl Eq for Bound {}
+
+impl PartialOrd for Bound {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Bound {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.total_cmp(&other.0)
+    }
+}
+
+/// Slots that may hold one of the `k` nearest, as far as rounded vectors tell.
+struct Shortlist {
     k: usize,
+    /// The `k` least of the greatest distances: so near are `k` vectors at least.
+    greatest: BinaryHeap<Bound>,
+    /// Least distance and slot.
+    slots: Vec<(Bound, usize)>,
 }
 
-impl Comparison<'_> {
-    /// The `k` nearest among these slots, in no order.
-    fn nearest_of(&self, slots: impl Iterator<Item = usize>) -> BinaryHeap<Candidate> {
-        let mut heap = BinaryHeap::new();
-        for slot in slots {
-            let Some(distance) = self.distance(slot) else {
-                continue;
-            };
-            let candidate = Candidate { distance, slot };
-            if heap.len() < self.k {
-                heap.push(candidate);
-            } else if let Some(mut worst) = heap.peek_mut()
-                && candidate < *worst
-            {
-                *worst = candidate;
-            }
+impl Shortlist {
+    fn new(k: usize) -> Self {
+        Self {
+            k,
+            greatest: BinaryHeap::new(),
+            slots: Vec::new(),
         }
-        heap
     }
 
-    fn distance(&self, slot: usize) -> Option<f64> {
-        let vector = self.columns.vector(slot)?;
-        let norms = self.columns.inverse_norm(slot)? * self.query_norm;
-        if norms.is_nan() {
-            return Some(kernel::exact_distance(self.space, self.query, vector));
+    /// Beyond this nothing can be among the nearest.
+    fn limit(&self) -> Bound {
+        match self.greatest.peek() {
+            Some(limit) if self.greatest.len() == self.k => *limit,
+            _ => Bound(f64::INFINITY),
         }
-        Some(f64::from(match self.space {
-            Space::L2 => kernel::squared_l2(self.query, vector),
-            Space::Ip => 1.0 - kernel::dot(self.query, vector),
-            Space::Cosine => 1.0 - kernel::dot(self.query, vector) * norms,
-        }))
     }
 
-    /// As [`Comparison::nearest_of`], the slots shared out over threads.
-    fn nearest_in_parallel(&self, slots: &[usize], threads: usize) -> Vec<Candidate> {
-        let share = slots.len().div_ceil(threads).max(1);
-        std::thread::scope(|scope| {
-            let mut shares = slots.chunks(share);
-            let own = shares.next().unwrap_or_default();
-            let others: Vec<_> = shares
-                .map(|slots| scope.spawn(|| self.nearest_of(slots.iter().copied())))
-                .collect();
-            let mut found = self.nearest_of(own.iter().copied()).into_vec();
-            for other in others {
-                match other.join() {
-                    Ok(heap) => found.extend(heap),
-                    Err(panic) => std::panic::resume_unwind(panic),
-                }
-            }
-            found.sort_unstable();
-            found.truncate(self.k);
-            found
-        })
+    fn offer(&mut self, slot: usize, (least, greatest): (f64, f64)) {
+        if Bound(least) <= self.limit() {
+            self.slots.push((Bound(least), slot));
+            self.tighten(Bound(greatest));
+        }
+    }
+
+    fn tighten(&mut self, greatest: Bound) {
+        if self.greatest.len() < self.k {
+            self.greatest.push(greatest);
+        } else if let Some(mut limit) = self.greatest.peek_mut()
+            && greatest < *limit
+        {
+            *limit = greatest;
+        }
+    }
+
+    fn merge(mut self, other: Self) -> Self {
+        other
+            .greatest
+            .into_iter()
+            .for_each(|greatest| self.tighten(greatest));
+        self.slots.extend(other.slots);
+        self
+    }
+
+    /// The slots that are left, the most promising first.
+    fn into_sorted(mut self) -> Vec<(Bound, usize)> {
+        let limit = self.limit();
+        self.slots.retain(|(least, _)| *least <= limit);
+        self.slots.sort_unstable();
+        self.slots
     }
 }
 
 /// Components compared per thread below which starting another one costs more than it saves.
-const MIN_COMPONENTS_PER_THREAD: usize = 2_000_000;
+const MIN_COMPONENTS_PER_THREAD: usize = 8_000_000;
 
-/// The `k` nearest of the candidates (of all records without), nearest first, by exact comparison on up
-/// to `threads` threads. Final distances and their order are computed in f64.
+/// Shares `count` items out over up to `threads` threads.
+fn in_shares<T: Send>(
+    count: usize,
+    threads: usize,
+    work: impl Fn(Range<usize>) -> T + Sync,
+) -> Vec<T> {
+    let share = count.div_ceil(threads.max(1)).max(1);
+    let ranges = (0..count)
+        .step_by(share)
+        .map(|start| start..(start + share).min(count));
+    if threads < 2 {
+        return ranges.map(work).collect();
+    }
+    let work = &work;
+    std::thread::scope(|scope| {
+        let running: Vec<_> = ranges
+            .map(|range| scope.spawn(move || work(range)))
+            .collect();
+        running
+            .into_iter()
+            .map(|thread| match thread.join() {
+                Ok(done) => done,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
+            .collect()
+    })
+}
+
+/// The `k` nearest of the candidates (of all records without), nearest first, on up to `threads` threads.
+/// Distances and their order are those of f64; rounded vectors only rule out what cannot be near.
 fn nearest(
-    state: &CollectionState,
+    columns: &Columns,
     space: Space,
     query: &[f32],
     k: usize,
     candidates: Option<&[u64]>,
     threads: usize,
 ) -> Vec<Found> {
-    let columns = &state.columns;
-    let comparison = Comparison {
-        columns,
-        space,
-        query,
-        query_norm: kernel::inverse_norm(query),
-        k,
+    let candidates: Option<Vec<usize>> =
+        candidates.map(|ordinals| columns.slots_of(ordinals).collect());
+    let slot_at = |at: usize| match &candidates {
+        Some(slots) => slots.get(at).copied(),
+        None => Some(at),
     };
-    let count = candidates.map_or(columns.live(), <[u64]>::len);
-    let worthwhile = count.saturating_mul(query.len()) / MIN_COMPONENTS_PER_THREAD;
-    let found = if threads.min(worthwhile) < 2 {
-        match candidates {
-            None => comparison.nearest_of(columns.live_slots()),
-            Some(ordinals) => comparison.nearest_of(columns.slots_of(ordinals)),
+    let count = candidates.as_ref().map_or(columns.slots(), Vec::len);
+    let rounded_query = RoundedQuery::new(query);
+    let shortlist = |range: Range<usize>| {
+        let mut list = Shortlist::new(k);
+        for slot in range.filter_map(slot_at) {
+            if let Some((codes, rounding)) = columns.rounded(slot) {
+                let bounds = match &rounded_query {
+                    Some(query) => query.bounds(space, codes, rounding),
+                    None => (f64::NEG_INFINITY, f64::INFINITY),
+                };
+                list.offer(slot, bounds);
+            }
         }
-        .into_vec()
-    } else {
-        let slots: Vec<usize> = match candidates {
-            None => columns.live_slots().collect(),
-            Some(ordinals) => columns.slots_of(ordinals).collect(),
-        };
-        comparison.nearest_in_parallel(&slots, threads.min(worthwhile))
+        list
     };
-    let mut found: Vec<Found> = found
+    let worthwhile = count.saturating_mul(query.len()) / MIN_COMPONENTS_PER_THREAD;
+    let slots = in_shares(count, threads.min(worthwhile), shortlist)
         .into_iter()
-        .filter_map(|candidate| {
-            Some(Found {
-                ordinal: columns.ordinal(candidate.slot)?,
-                distance: kernel::exact_distance(space, query, columns.vector(candidate.slot)?),
-            })
-        })
-        .collect();
-    found.sort_by(|a, b| {
-        a.distance
-            .total_cmp(&b.distance)
-            .then(a.ordinal.cmp(&b.ordinal))
-    });
-    found
+        .fold(Shortlist::new(k), Shortlist::merge)
+        .into_sorted();
+    let mut nearest = BinaryHeap::new();
+    for (least, slot) in slots {
+        let full = nearest.len() == k;
+        if full
+            && nearest
+                .peek()
+                .is_some_and(|worst: &Found| least.0 > worst.distance)
+        {
+            break;
+        }
+        let (Some(ordinal), Some(vector)) = (columns.ordinal(slot), columns.vector(slot)) else {
+            continue;
+        };
+        let found = Found {
+            distance: kernel::exact_distance(space, query, vector),
+            ordinal,
+        };
+        if !full {
+            nearest.push(found);
+        } else if let Some(mut worst) = nearest.peek_mut()
+            && found < *worst
+        {
+            *worst = found;
+        }
+    }
+    nearest.into_sorted_vec()
 }
 
 /// Counts a running search while it lives.
@@ -401,7 +472,7 @@ struct Searching<'a>(&'a AtomicUsize);
 
 impl Drop for Searching<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Relaxed);
     }
 }
 
@@ -409,7 +480,7 @@ impl Inner {
     /// Registers a search; returns its guard and the threads it may use: the cores shared among the
     /// searches that run.
     fn begin_search(&self) -> (Searching<'_>, usize) {
-        let running = self.searches.fetch_add(1, Ordering::Relaxed) + 1;
+        let running = self.searches.fetch_add(1, Relaxed) + 1;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         (Searching(&self.searches), (cores / running).max(1))
     }

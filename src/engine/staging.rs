@@ -39,6 +39,8 @@ pub struct Publication {
     pub name: CollectionName,
     /// The collection that the name points to now, to be dropped; `None`: the name must be free.
     pub replaces: Option<Uuid>,
+    /// The collection that the line of forks began with, if this is a fork.
+    pub root: Option<Uuid>,
 }
 
 impl Engine {
@@ -52,6 +54,7 @@ impl Engine {
             name,
             definition,
             lifecycle: Lifecycle::Staging,
+            root: None,
         };
         let id = descriptor.id;
         let inner = &self.inner;
@@ -230,6 +233,7 @@ impl Engine {
             let mut descriptor = CollectionDescriptor::clone(&collection.info().descriptor);
             descriptor.name = publication.name.clone();
             descriptor.lifecycle = Lifecycle::Live;
+            descriptor.root = publication.root;
             batch.put_descriptor(&descriptor);
             batch.put_name(&publication.name, publication.staged);
             descriptors.push((collection, descriptor));

@@ -1,10 +1,12 @@
-//! A collection's columns in memory: ordinal, sequence, vector and norm of every record, by slot.
+//! A collection's columns in memory: ordinal, sequence, vector and rounded vector of every record, by slot.
 //!
 //! Slots are in ordinal order, because ordinals only grow: a new record takes the next slot, a deleted
 //! one leaves a dead slot behind (its sequence is 0), and when the dead outnumber the living the columns
 //! are packed. The sequence column is what "changed after S" is answered from.
 
-use super::kernel;
+use std::ops::Range;
+
+use super::kernel::{self, Rounding};
 
 /// Vectors per block: growing appends a block and never moves the vectors before it.
 const BLOCK: usize = 1024;
@@ -13,13 +15,20 @@ const MIN_DEAD_TO_PACK: usize = 1024;
 /// The sequence of a dead slot; real sequences start at 1.
 const DEAD: u64 = 0;
 
+/// Up to [`BLOCK`] vectors after one another.
+#[derive(Debug, Default)]
+struct Block {
+    components: Vec<f32>,
+    codes: Vec<i8>,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Columns {
     dimension: usize,
     ordinals: Vec<u64>,
     sequences: Vec<u64>,
-    inverse_norms: Vec<f32>,
-    blocks: Vec<Vec<f32>>,
+    roundings: Vec<Rounding>,
+    blocks: Vec<Block>,
     dead: usize,
 }
 
@@ -99,15 +108,28 @@ impl Columns {
 
     /// The vector in a slot.
     pub(super) fn vector(&self, slot: usize) -> Option<&[f32]> {
-        let start = (slot % BLOCK) * self.dimension;
-        self.blocks
-            .get(slot / BLOCK)?
-            .get(start..start + self.dimension)
+        let components = &self.blocks.get(slot / BLOCK)?.components;
+        components.get(self.place(slot))
     }
 
-    /// 1 / norm of the vector in a slot, 0 for the zero vector.
-    pub(super) fn inverse_norm(&self, slot: usize) -> Option<f32> {
-        self.inverse_norms.get(slot).copied()
+    /// The rounded vector in a slot, unless the slot is dead.
+    pub(super) fn rounded(&self, slot: usize) -> Option<(&[i8], &Rounding)> {
+        if self.sequence(slot)? == DEAD {
+            return None;
+        }
+        let codes = self.blocks.get(slot / BLOCK)?.codes.get(self.place(slot))?;
+        Some((codes, self.roundings.get(slot)?))
+    }
+
+    /// Where a slot's vector stands in its block.
+    fn place(&self, slot: usize) -> Range<usize> {
+        let start = (slot % BLOCK) * self.dimension;
+        start..start + self.dimension
+    }
+
+    /// Slots, the dead ones included.
+    pub(super) fn slots(&self) -> usize {
+        self.ordinals.len()
     }
 
     /// Inserts a record with a new, highest ordinal, or replaces a live one.
@@ -124,27 +146,38 @@ impl Columns {
             self.dimension = vector.len();
         }
         if self.ordinals.len().is_multiple_of(BLOCK) {
-            self.blocks.push(Vec::new());
+            // A second block is seldom the last: each gets its room at once, and none too much.
+            let room = if self.blocks.is_empty() {
+                0
+            } else {
+                BLOCK * self.dimension
+            };
+            self.blocks.push(Block {
+                components: Vec::with_capacity(room),
+                codes: Vec::with_capacity(room),
+            });
         }
         if let Some(block) = self.blocks.last_mut() {
-            block.extend_from_slice(vector);
+            block.components.extend_from_slice(vector);
+            self.roundings.push(kernel::round(vector, &mut block.codes));
         }
         self.ordinals.push(ordinal);
         self.sequences.push(sequence);
-        self.inverse_norms.push(kernel::inverse_norm(vector));
     }
 
     fn replace(&mut self, slot: usize, sequence: u64, vector: &[f32]) {
-        let start = (slot % BLOCK) * self.dimension;
-        let target = self
-            .blocks
-            .get_mut(slot / BLOCK)
-            .and_then(|block| block.get_mut(start..start + vector.len()));
-        if let Some(target) = target {
-            target.copy_from_slice(vector);
+        let place = self.place(slot);
+        let mut rounded = Vec::with_capacity(vector.len());
+        let rounding = kernel::round(vector, &mut rounded);
+        if let Some(block) = self.blocks.get_mut(slot / BLOCK)
+            && let Some(components) = block.components.get_mut(place.clone())
+            && let Some(codes) = block.codes.get_mut(place)
+        {
+            components.copy_from_slice(vector);
+            codes.copy_from_slice(&rounded);
         }
-        if let Some(norm) = self.inverse_norms.get_mut(slot) {
-            *norm = kernel::inverse_norm(vector);
+        if let Some(kept) = self.roundings.get_mut(slot) {
+            *kept = rounding;
         }
         if let Some(written) = self.sequences.get_mut(slot) {
             if *written == DEAD {

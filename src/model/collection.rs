@@ -55,4 +55,7 @@ pub struct CollectionDescriptor {
     pub definition: CollectionDefinition,
     /// Where it stands.
     pub lifecycle: Lifecycle,
+    /// The collection that the line of forks this one is of began with; `None`: it is no fork.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<Uuid>,
 }

@@ -8,7 +8,7 @@ use super::backup::check_room;
 use super::conflict::{Action, OnConflict, Target, decide};
 use super::stage::{Expected, Stage};
 use crate::disk;
-use crate::engine::{CutScope, Engine, Publication, Tombstone};
+use crate::engine::{CollectionInfo, CutScope, Engine, Publication, Tombstone};
 use crate::error::{Error, Result};
 use crate::model::digest::Digest;
 use crate::model::names::CollectionName;
@@ -81,13 +81,21 @@ pub fn plan(engine: &Engine, request: MigrateRequest) -> Result<MigratePlan> {
     }
     let source = engine.collection_by_name(&request.source)?;
     let target = decide(engine, request.target, request.on_conflict, "migrated", &[])?;
-    let needed = source.head.bytes.saturating_mul(2);
-    check_room(Some(disk::available_bytes(engine.data_dir())?), needed)?;
+    check_copy_room(engine, source.descriptor.id)?;
     Ok(MigratePlan {
         source: request.source,
         source_id: source.descriptor.id,
         target,
     })
+}
+
+/// Checks that a copy of a collection in the same store has room.
+///
+/// # Errors
+/// `NotFound`, `InsufficientStorage`.
+pub(super) fn check_copy_room(engine: &Engine, source: Uuid) -> Result<()> {
+    let needed = engine.collection(source)?.head.bytes.saturating_mul(2);
+    check_room(Some(disk::available_bytes(engine.data_dir())?), needed)
 }
 
 /// Migrates.
@@ -102,34 +110,68 @@ pub fn execute(
     progress: &Progress,
 ) -> Result<MigrateOutcome> {
     let started = std::time::Instant::now();
-    let source = engine.collection(plan.source_id)?;
-    progress.phase("copy", source.head.count);
-    let name = plan.target.name.clone();
-    let mut stage = Stage::new(engine, name, source.descriptor.definition.clone())?;
+    let (source, target) = (plan.source_id, &plan.target);
+    let copied = copy(engine, source, target, None, settings, progress)?;
+    Ok(MigrateOutcome {
+        source: plan.source.clone(),
+        target: plan.target.name.clone(),
+        action: plan.target.action,
+        read: copied.read,
+        inserted: copied.info.head.count,
+        bytes: copied.bytes,
+        duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        source_digest: copied.source_digest,
+        target_digest: copied.info.head.digest,
+    })
+}
+
+/// A copy that was made.
+pub(super) struct Copied {
+    /// The copy before it was published: definition and head.
+    pub(super) info: CollectionInfo,
+    source_digest: Digest,
+    read: u64,
+    bytes: u64,
+}
+
+/// Copies a collection aside, catches up, compares, and makes the copy visible; `root` where it is a fork.
+///
+/// # Errors
+/// See [`execute`].
+pub(super) fn copy(
+    engine: &Engine,
+    source: Uuid,
+    target: &Target,
+    root: Option<Uuid>,
+    settings: MigrateSettings,
+    progress: &Progress,
+) -> Result<Copied> {
+    let found = engine.collection(source)?;
+    progress.phase("copy", found.head.count);
+    let name = target.name.clone();
+    let mut stage = Stage::new(engine, name, found.descriptor.definition.clone())?;
     let (mut read, mut bytes) = (0, 0);
     let mut count = |canonical: &[u8]| {
         read += 1;
         bytes += canonical.len() as u64;
         progress.advance(1, canonical.len() as u64);
     };
-    let mut last = engine
-        .begin_cut(CutScope::Collections(vec![plan.source_id]))
-        .run(
-            settings.max_last_round,
-            settings.max_rounds,
-            progress,
-            |_, layer| {
-                stage.remove(&ordinals(&layer.tombstones))?;
-                layer.for_each(|ordinal, stored| {
-                    progress.check()?;
-                    count(stored.canonical);
-                    stage.put(ordinal, stored.canonical.to_vec())
-                })
-            },
-        )?;
+    let mut last = engine.begin_cut(CutScope::Collections(vec![source])).run(
+        settings.max_last_round,
+        settings.max_rounds,
+        progress,
+        |_, layer| {
+            stage.remove(&ordinals(&layer.tombstones))?;
+            layer.for_each(|ordinal, stored| {
+                progress.check()?;
+                count(stored.canonical);
+                stage.put(ordinal, stored.canonical.to_vec())
+            })
+        },
+    )?;
     let part = last
         .parts
-        .remove(&plan.source_id)
+        .remove(&source)
         .ok_or_else(|| Error::internal("the cut lost its collection"))?;
     stage.remove(&ordinals(&part.tombstones))?;
     for (ordinal, _, canonical) in part.records {
@@ -145,20 +187,16 @@ pub fn execute(
     progress.commit()?;
     engine.publish(&[Publication {
         staged: stage.id(),
-        name: plan.target.name.clone(),
-        replaces: plan.target.replaces,
+        name: target.name.clone(),
+        replaces: target.replaces,
+        root,
     }])?;
     stage.published();
-    Ok(MigrateOutcome {
-        source: plan.source.clone(),
-        target: plan.target.name.clone(),
-        action: plan.target.action,
-        read,
-        inserted: info.head.count,
-        bytes,
-        duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+    Ok(Copied {
         source_digest: part.info.head.digest,
-        target_digest: info.head.digest,
+        info,
+        read,
+        bytes,
     })
 }
 

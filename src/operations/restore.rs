@@ -178,6 +178,7 @@ pub fn execute(
             staged: stage.id(),
             name: target.name.clone(),
             replaces: target.replaces,
+            root: None,
         })
         .collect();
     engine.publish(&publications)?;

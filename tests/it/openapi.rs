@@ -11,7 +11,8 @@ const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
 
 /// Verbs that operation ids may begin with.
 const VERBS: [&str; 18] = [
-    "add", "cancel", "check", "count", "create", "delete", "export", "get", "import", "list",
+    "add", "cancel", "check", "count", "create", "delete", "export",
+    "fork", "get", "import", "list",
     "migrate", "prune", "query", "reset", "restore", "update", "upsert", "verify",
 ];
 

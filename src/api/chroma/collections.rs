@@ -23,6 +23,7 @@ use crate::model::configuration::{ConfigurationRequest, ConfigurationUpdate};
 use crate::model::metadata::{Metadata, MetadataInput};
 use crate::model::names::{CollectionName, check_name};
 use crate::model::schema::{self, Schema, SchemaRequest};
+use crate::operations::fork;
 
 /// A collection to create.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -261,6 +262,99 @@ pub(in crate::api) async fn get_collection_by_crn(
         .unwrap_or_else(|| tenant.to_owned());
     let name = CollectionName::new(tenant, database, name);
     Ok(Json(app.engine().collection_by_name(&name)?.into()))
+}
+
+/// A fork to make.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(in crate::api) struct ForkCollectionRequest {
+    /// The fork's name, in the same database.
+    new_name: String,
+}
+
+/// Fork a collection
+///
+/// A full copy as of one moment, proved equal by digest. Chroma's own single node does not offer this.
+#[utoipa::path(post, path = "/api/v2/tenants/{tenant}/databases/{database}/collections/{collection_id}/fork", tag = CHROMA_COLLECTIONS,
+    params(("tenant" = String, Path, example = "default_tenant"), ("database" = String, Path, example = "default_database"),
+        ("collection_id" = Uuid, Path)),
+    request_body(content = ForkCollectionRequest, example = json!({"new_name": "articles-fork"})),
+    responses(
+        (status = 200, description = "The fork", body = CollectionResponse),
+        (status = 400, description = "A bad value"),
+        (status = 404, description = "No such collection"),
+        (status = 409, description = "The name is taken"),
+        (status = 422, description = "A wrong shape"),
+        (status = 507, description = "Not enough room on the disk"),
+    ))]
+pub(in crate::api) async fn fork_collection(
+    State(app): State<App>,
+    ChromaPath((_tenant, _database, id)): ChromaPath<(String, String, String)>,
+    body: ChromaBody,
+) -> Result<Json<CollectionResponse>, ChromaError> {
+    let info = app
+        .blocking(move |app| {
+            let id = collection_id(&id)?;
+            let request: ForkCollectionRequest = body.parse()?;
+            check_name(&request.new_name).map_err(field("new_name"))?;
+            let settings = app.migrate_settings();
+            fork::fork(app.engine(), id, request.new_name, settings)
+        })
+        .await?;
+    Ok(Json(info.into()))
+}
+
+/// How many forks there are.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::api) struct ForkCountResponse {
+    count: u64,
+}
+
+/// Count forks
+///
+/// Live forks of the line that this collection is of: of itself where it is the first, its siblings and
+/// itself where it is a fork.
+#[utoipa::path(get, path = "/api/v2/tenants/{tenant}/databases/{database}/collections/{collection_id}/fork_count", tag = CHROMA_COLLECTIONS,
+    params(("tenant" = String, Path, example = "default_tenant"), ("database" = String, Path, example = "default_database"),
+        ("collection_id" = Uuid, Path)),
+    responses((status = 200, body = ForkCountResponse), (status = 404, description = "No such collection")))]
+pub(in crate::api) async fn count_forks(
+    State(app): State<App>,
+    ChromaPath((_tenant, _database, id)): ChromaPath<(String, String, String)>,
+) -> Result<Json<ForkCountResponse>, ChromaError> {
+    let count = app.engine().fork_count(collection_id(&id)?)?;
+    Ok(Json(ForkCountResponse { count }))
+}
+
+/// How far indexing is.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::api) struct IndexingStatusResponse {
+    /// Live records: each is searchable when its write is answered.
+    num_indexed_ops: u64,
+    /// Always 0.
+    num_unindexed_ops: u64,
+    total_ops: u64,
+    /// Always 1.
+    op_indexing_progress: f32,
+}
+
+/// Get the indexing status
+///
+/// Nothing is indexed later: what was acknowledged is found.
+#[utoipa::path(get, path = "/api/v2/tenants/{tenant}/databases/{database}/collections/{collection_id}/indexing_status", tag = CHROMA_COLLECTIONS,
+    params(("tenant" = String, Path, example = "default_tenant"), ("database" = String, Path, example = "default_database"),
+        ("collection_id" = Uuid, Path)),
+    responses((status = 200, body = IndexingStatusResponse), (status = 404, description = "No such collection")))]
+pub(in crate::api) async fn get_indexing_status(
+    State(app): State<App>,
+    ChromaPath((_tenant, _database, id)): ChromaPath<(String, String, String)>,
+) -> Result<Json<IndexingStatusResponse>, ChromaError> {
+    let records = app.engine().collection(collection_id(&id)?)?.head.count;
+    Ok(Json(IndexingStatusResponse {
+        num_indexed_ops: records,
+        num_unindexed_ops: 0,
+        total_ops: records,
+        op_indexing_progress: 1.0,
+    }))
 }
 
 fn bad_crn() -> Error {

@@ -11,10 +11,11 @@ use utoipa::{IntoParams, ToSchema};
 use super::super::error::ChromaError;
 use super::super::extract::{ChromaBody, ChromaPath, ChromaQuery};
 use super::super::openapi::CHROMA_RECORDS;
+use super::columns::{JsonColumns, json_parts};
 use super::wire::{Include, finite, inconsistent_dimensions, projection, visible};
 use super::{collection_id, filters};
 use crate::app::App;
-use crate::engine::{GetRequest, Neighbour, QueryRequest};
+use crate::engine::{GetRequest, Neighbour, Projection, QueryRequest};
 use crate::error::{Error, Kind, Result};
 use crate::model::metadata::Metadata;
 use crate::model::record::Record;
@@ -77,7 +78,8 @@ pub(in crate::api) struct GetRecordsRequest {
 }
 
 /// Columns; null where not included.
-#[derive(Serialize, ToSchema)]
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what is written column by column")]
 pub(in crate::api) struct GetRecordsResponse {
     ids: Vec<String>,
     embeddings: Option<Vec<Vec<f32>>>,
@@ -150,30 +152,20 @@ pub(in crate::api) async fn get_records(
                 request.r#where.as_ref(),
                 request.where_document.as_ref(),
             )?;
-            let include = request.include;
-            let records = app.engine().get(
-                id,
-                &GetRequest {
-                    ids: request.ids,
-                    filter,
-                    limit: request.limit.map(|limit| limit as usize),
-                    offset: request.offset.unwrap_or(0) as usize,
-                    projection: projection(&include),
-                },
-            )?;
-            let columns: Columns = records.into_iter().collect();
-            let has = |column| include.contains(&column);
-            encode(&GetRecordsResponse {
-                ids: columns.ids,
-                embeddings: has(Include::Embeddings).then_some(columns.embeddings),
-                documents: has(Include::Documents).then_some(columns.documents),
-                uris: has(Include::Uris).then_some(columns.uris),
-                metadatas: has(Include::Metadatas).then_some(columns.metadatas),
-                include,
-            })
+            let mut columns = JsonColumns::new(request.include);
+            let request = GetRequest {
+                ids: request.ids,
+                filter,
+                limit: request.limit.map(|limit| limit as usize),
+                offset: request.offset.unwrap_or(0) as usize,
+                projection: Projection::default(),
+            };
+            app.engine()
+                .for_each(id, &request, |record| columns.push(record))?;
+            columns.into_parts()
         })
         .await?;
-    Ok(json_bytes(answer))
+    Ok(json_parts(answer))
 }
 
 fn default_query_include() -> Vec<Include> {

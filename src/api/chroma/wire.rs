@@ -13,9 +13,14 @@ use crate::engine::Projection;
 use crate::error::{Error, Result};
 use crate::model::metadata::Metadata;
 
-/// Metadata as it is shown: none for empty, and without keys that are Chroma's own.
+/// Whether a metadata key is shown: those that are Chroma's own are not.
+pub(super) fn is_visible(key: &str) -> bool {
+    !key.starts_with("chroma:")
+}
+
+/// Metadata as it is shown: none for empty.
 pub(super) fn visible(mut metadata: Metadata) -> Option<Metadata> {
-    metadata.retain(|key, _| !key.starts_with("chroma:"));
+    metadata.retain(|key, _| is_visible(key));
     (!metadata.is_empty()).then_some(metadata)
 }
 

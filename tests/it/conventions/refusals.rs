@@ -160,7 +160,6 @@ async fn what_is_not_built_yet_is_refused_and_never_ignored() {
             Some(json!({"keep_last": 1})),
         ),
         ("POST", "/drills".into(), Some(json!({}))),
-        ("POST", "/compactions".into(), None),
         ("GET", "/metrics".into(), None),
         ("GET", format!("/jobs/{job}/events"), None),
         ("GET", "/jobs?kind=verification".into(), None),
