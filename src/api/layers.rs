@@ -111,7 +111,7 @@ fn is_planned(method: &Method, path: &str) -> bool {
         (method.as_str(), segments.as_slice()),
         (
             "POST",
-            ["drills" | "compactions"] | ["backups", "import" | "prune"] | ["backups", _, "verify"]
+            ["drills"] | ["backups", "import" | "prune"] | ["backups", _, "verify"]
         ) | ("PATCH" | "DELETE", ["backups", _])
             | ("GET", ["metrics"] | ["jobs", _, "events"])
     )

@@ -10,10 +10,9 @@ use crate::harness::{Service, numbered};
 const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
 
 /// Verbs that operation ids may begin with.
-const VERBS: [&str; 18] = [
-    "add", "cancel", "check", "count", "create", "delete", "export",
-    "fork", "get", "import", "list",
-    "migrate", "prune", "query", "reset", "restore", "update", "upsert", "verify",
+const VERBS: [&str; 19] = [
+    "add", "cancel", "check", "count", "create", "delete", "export", "fork", "get", "import",
+    "list", "migrate", "prune", "query", "reset", "restore", "update", "upsert", "verify",
 ];
 
 fn spec() -> Value {
