@@ -47,6 +47,7 @@ fn engine(directory: &std::path::Path) -> (Engine, Uuid) {
             data_dir: directory.to_owned(),
             cache_bytes: 64 << 20,
             accept_data_loss: false,
+            min_free_bytes: 0,
         },
         durability: Durability::Always,
         max_tombstones: 100_000,

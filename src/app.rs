@@ -51,6 +51,7 @@ impl App {
                 data_dir: storage.data_dir.clone(),
                 cache_bytes: storage.cache_bytes,
                 accept_data_loss: storage.accept_data_loss,
+                min_free_bytes: storage.min_free_bytes,
             },
             durability: match storage.durability {
                 DurabilityMode::Always => Durability::Always,

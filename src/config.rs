@@ -61,6 +61,7 @@ pub struct StorageConfig {
     pub sync_interval_ms: u64,
     pub cache_bytes: u64,
     pub accept_data_loss: bool,
+    pub min_free_bytes: u64,
     pub max_tombstones: u64,
 }
 

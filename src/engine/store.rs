@@ -24,6 +24,7 @@ use sled::transaction::{ConflictableTransactionError, TransactionalTree};
 use uuid::Uuid;
 
 use super::format::{self, INLINE, SPLIT, SplitHead};
+use crate::disk;
 use crate::error::{Error, Kind, Result};
 
 use files::{Files, contained};
@@ -193,19 +194,56 @@ impl Store {
     pub(super) fn check_writable(&self) -> Result<()> {
         match self.poison_reason() {
             None => Ok(()),
-            Some(reason) => Err(Error::new(
-                Kind::Unavailable,
-                format!("the store takes no more writes after a storage fault: {reason}"),
-            )),
+            Some(_) => Err(self.stopped()),
         }
+    }
+
+    /// # Errors
+    /// `InsufficientStorage` when the disk has less room than is to be left: a full disk would stop the
+    /// store altogether, reads included, until it is restarted.
+    fn check_room(&self) -> Result<()> {
+        let least = self.options.min_free_bytes;
+        let available = if least == 0 {
+            u64::MAX
+        } else {
+            disk::available_bytes(self.directory())?
+        };
+        if available >= least {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::InsufficientStorage,
+            format!(
+                "{available} bytes are free on the disk of the data directory, and storage.min_free_bytes = {least} \
+                 of them are kept free; nothing was written"
+            ),
+        )
+        .with("available_bytes", available)
+        .with("min_free_bytes", least))
     }
 
     /// Runs a call into sled; an error or a panic in there poisons the store.
     fn guarded<T>(&self, what: &str, call: impl FnOnce() -> sled::Result<T>) -> Result<T> {
         contained(call).map_err(|fault| {
-            self.poison(&format!("{what} failed"));
-            Error::storage(format!("the data store failed at: {what}")).because(fault)
+            let error = match self.poison_reason() {
+                // What fails after the first fault fails because of it.
+                Some(_) => self.stopped(),
+                None => Error::storage(format!("the data store failed at: {what}")),
+            };
+            self.poison(&format!("{what} failed: {fault}"));
+            error.because(fault)
         })
+    }
+
+    fn stopped(&self) -> Error {
+        Error::new(
+            Kind::Unavailable,
+            format!(
+                "the store takes no more writes after a storage fault ({}); mend what caused it and restart the \
+                 service",
+                self.poison_reason().unwrap_or("unknown")
+            ),
+        )
     }
 
     /// Reads and checks one payload.
@@ -285,9 +323,10 @@ impl Store {
     /// Commits a batch as one transaction under `sequence`. Only the holder of the write lock may call.
     ///
     /// # Errors
-    /// `Unavailable` when poisoned; `StorageFault` (and poisoned) when sled fails.
+    /// `Unavailable` when poisoned; `InsufficientStorage`; `StorageFault` (and poisoned) when sled fails.
     pub(super) fn commit(&self, batch: Batch, sequence: u64) -> Result<()> {
         self.check_writable()?;
+        self.check_room()?;
         let mut batch = batch;
         batch.put(
             Tree::Meta,

@@ -432,7 +432,7 @@ impl Parser<'_> {
         built.map(CompiledPattern).map_err(|error| match error {
             // Chroma's spelling.
             regex::Error::Syntax(_) => Error::invalid(format!("Regex syntax errror: {error}")),
-            _ => Error::invalid(error.to_string()),
+            _ => Error::invalid(format!("{error} (query.max_regex_bytes)")),
         })
     }
 
@@ -452,7 +452,8 @@ impl Parser<'_> {
 
     fn too_large(&self) -> Error {
         Error::invalid(format!(
-            "The filter is too large: at most {} levels, {} conditions and {MAX_PATTERNS} regular \
+            "The filter is too large: at most {} levels (query.max_filter_depth), {} conditions \
+             (query.max_filter_nodes) and {MAX_PATTERNS} regular \
              expressions are allowed",
             self.limits.max_depth, self.limits.max_nodes
         ))

@@ -1,7 +1,9 @@
 //! Chroma's API: what is written comes back, in order, bit for bit, found by exact search, across restarts.
 
+mod bounds;
 mod concurrency;
 mod filters;
+mod fork;
 mod ground_truth;
 
 use std::collections::BTreeSet;

@@ -251,6 +251,7 @@ async fn after_a_restart_no_job_is_running() {
             data_dir: service.data_dir().to_owned(),
             cache_bytes: 1 << 20,
             accept_data_loss: false,
+            min_free_bytes: 0,
         },
         durability: Durability::Always,
         max_tombstones: 10,

@@ -40,6 +40,7 @@ fn open(directory: &Path) -> Engine {
             data_dir: directory.to_owned(),
             cache_bytes: 16 << 20,
             accept_data_loss: false,
+            min_free_bytes: 0,
         },
         durability: Durability::Interval(Duration::from_millis(200)),
         max_tombstones: 5,

@@ -1,5 +1,6 @@
 //! The program itself: what stops its start, what it survives, and how it ends.
 
+mod disk;
 mod loss;
 
 use std::fs::{self, File, Permissions};
@@ -14,9 +15,14 @@ use crate::harness::{Collection, Http, eventually, files_below, numbered, text, 
 
 const BINARY: &str = env!("CARGO_BIN_EXE_vectorkeep");
 
-/// The program, with directories below `home` and nothing of the caller's settings.
-fn program(binary: &Path, home: &Path) -> Command {
-    let mut command = Command::new(binary);
+fn the_binary() -> [String; 1] {
+    [BINARY.to_owned()]
+}
+
+/// The program (a command line that runs it), with directories below `home` and nothing of the caller's settings.
+fn program(line: &[String], home: &Path) -> Command {
+    let mut command = Command::new(&line[0]);
+    command.args(&line[1..]);
     for (name, _) in
         std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("VECTORKEEP"))
     {
@@ -72,7 +78,7 @@ impl Process {
         home: &Path,
         settings: &[(&str, &str)],
     ) -> Result<Self, (ExitStatus, String)> {
-        Self::launch(home, |command| {
+        Self::launch(home, &the_binary(), |command| {
             command.envs(settings.iter().copied());
         })
         .await
@@ -80,12 +86,13 @@ impl Process {
 
     async fn launch(
         home: &Path,
+        line: &[String],
         adjust: impl Fn(&mut Command),
     ) -> Result<Self, (ExitStatus, String)> {
         loop {
             let address = free_address();
             let _ = fs::remove_file(home.join("stderr"));
-            let mut command = program(Path::new(BINARY), home);
+            let mut command = program(line, home);
             command.env("VECTORKEEP__SERVER__LISTEN", &address);
             adjust(&mut command);
             let (child, http) = (
@@ -195,7 +202,7 @@ async fn a_wrong_setting_stops_the_start_with_one_line_that_names_it() {
         ("VECTORKEEP__LOG__FORMAT", "xml", "log.format"),
         ("VECTORKEEP__LOG__LEVEL", "a=b=c=", "log.level"),
     ] {
-        let mut command = program(Path::new(BINARY), home.path());
+        let mut command = program(&the_binary(), home.path());
         command.env(name, value);
         let (code, message) = refusal(command, home.path()).await;
         assert_eq!(code, Some(1), "{name}={value}: {message}");
@@ -221,7 +228,7 @@ async fn a_wrong_setting_stops_the_start_with_one_line_that_names_it() {
         if let Some(content) = content {
             fs::write(&file, content).unwrap();
         }
-        let mut command = program(Path::new(BINARY), home.path());
+        let mut command = program(&the_binary(), home.path());
         command.args(["serve", "--config"]).arg(&file);
         let (code, message) = refusal(command, home.path()).await;
         assert_eq!(code, Some(1), "{content:?}: {message}");
@@ -257,7 +264,8 @@ async fn the_environment_goes_over_the_file_and_the_file_over_the_baseline() {
         "[server]\nallow_reset = true\nmax_body_bytes = 1000\n[log]\nformat = \"json\"\n",
     )
     .unwrap();
-    let launched = Process::launch(home.path(), |command| {
+    let line = the_binary();
+    let launched = Process::launch(home.path(), &line, |command| {
         command.arg("serve").arg("--config").arg(&file);
         command.env("VECTORKEEP__SERVER__MAX_BODY_BYTES", "5000");
     });
@@ -290,7 +298,7 @@ async fn a_second_process_on_the_same_directory_is_refused_and_the_first_unharme
     let (dump, files) = (words.dump().await, files_below(&home.path().join("data")));
 
     let second = tempfile::tempdir().unwrap();
-    let mut command = program(Path::new(BINARY), second.path());
+    let mut command = program(&the_binary(), second.path());
     command
         .env("VECTORKEEP__STORAGE__DATA_DIR", home.path().join("data"))
         .env("VECTORKEEP__SERVER__LISTEN", free_address());
@@ -332,7 +340,7 @@ async fn a_port_that_is_taken_is_named_and_the_data_unharmed() {
         .await;
     first.stop().await;
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut command = program(Path::new(BINARY), home.path());
+    let mut command = program(&the_binary(), home.path());
     command.env(
         "VECTORKEEP__SERVER__LISTEN",
         taken.local_addr().unwrap().to_string(),
@@ -490,7 +498,7 @@ async fn a_directory_that_cannot_be_written_is_a_clear_error() {
         } else {
             fs::set_permissions(home.path(), Permissions::from_mode(0o555)).unwrap();
         }
-        let mut command = program(&binary, home.path());
+        let mut command = program(&[binary.display().to_string()], home.path());
         command.env("VECTORKEEP__SERVER__LISTEN", free_address());
         if is_root {
             command.uid(65_534).gid(65_534);

@@ -114,8 +114,8 @@ impl Compaction<'_> {
     /// Copies everything and compares the copy, while writes go on.
     ///
     /// # Errors
-    /// `Canceled`; `StorageFault` for a damaged value, a copy that differs, or a full disk. The store
-    /// goes on as before, unless it is what is damaged.
+    /// `Canceled`; `InsufficientStorage`; `StorageFault` for a damaged value, or a copy that differs or
+    /// cannot be written. The store goes on as before, unless it is what is damaged.
     pub(in crate::engine) fn copy(&mut self, progress: &Progress) -> Result<()> {
         for tree in Self::trees() {
             let mut after = None;
@@ -270,6 +270,7 @@ impl Compaction<'_> {
         after: Option<&[u8]>,
         progress: &Progress,
     ) -> Result<Option<IVec>> {
+        self.store.check_room()?;
         let entries = self.batch(tree, after)?;
         let mut batch = sled::Batch::default();
         for (key, value) in &entries {

@@ -27,6 +27,8 @@ pub struct OpenOptions {
     pub cache_bytes: u64,
     /// Go on although the store is behind what was once synced.
     pub accept_data_loss: bool,
+    /// Bytes that writes leave free on the disk; 0: no bound.
+    pub min_free_bytes: u64,
 }
 
 impl Store {

@@ -1,0 +1,265 @@
+//! A full disk: a small tmpfs in a mount namespace of its own; where the machine does not allow that, a
+//! bound on the size of every file, which the kernel enforces as it enforces a full disk. The test says
+//! which it was.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+
+use serde_json::json;
+use vectorkeep::model::record::Record;
+
+use super::{BINARY, Process};
+use crate::harness::{Answer, Collection, columns, numbered};
+
+const FULL_AT_MIB: u64 = 32;
+const ENOUGH_MIB: u64 = 512;
+const BATCH: usize = 20;
+const DOCUMENT_BYTES: usize = 40_000;
+
+enum SmallDisk {
+    /// A process that keeps the namespace, and how others enter it.
+    Tmpfs {
+        holder: Child,
+        _alive: ChildStdin,
+        enter: Vec<String>,
+    },
+    /// Bytes of the largest file, in MiB.
+    FileSize(u64),
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        if let Self::Tmpfs { holder, .. } = self {
+            let _ = holder.kill();
+            let _ = holder.wait();
+        }
+    }
+}
+
+impl SmallDisk {
+    fn new(directory: &Path) -> Self {
+        std::fs::create_dir_all(directory).unwrap();
+        let root: [&[&str]; 2] = [&["--mount"], &["--user", "--map-root-user", "--mount"]];
+        let enter: [&[&str]; 2] = [
+            &["--mount"],
+            &["--user", "--preserve-credentials", "--mount"],
+        ];
+        for (namespaces, enter) in root.into_iter().zip(enter) {
+            let mount =
+                format!("mount -t tmpfs -o size={FULL_AT_MIB}m none \"$0\" && echo there && cat");
+            let holder = Command::new("unshare")
+                .args(namespaces)
+                .args(["sh", "-c", &mount])
+                .arg(directory)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null())
+                .spawn();
+            let Ok(mut holder) = holder else { continue };
+            let mut said = String::new();
+            let mut stdout = BufReader::new(holder.stdout.take().unwrap());
+            stdout.read_line(&mut said).unwrap();
+            let alive = holder.stdin.take().unwrap();
+            if said.trim() == "there" {
+                let target = holder.id().to_string();
+                let start = ["nsenter", "--target", &target];
+                return Self::Tmpfs {
+                    enter: start.iter().chain(enter).map(ToString::to_string).collect(),
+                    holder,
+                    _alive: alive,
+                };
+            }
+            let _ = holder.wait();
+        }
+        Self::FileSize(FULL_AT_MIB)
+    }
+
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Tmpfs { .. } => "a small tmpfs",
+            Self::FileSize(_) => "a bound on the size of files (no tmpfs allowed here)",
+        }
+    }
+
+    fn enlarge(&mut self, directory: &Path) {
+        match self {
+            Self::Tmpfs { enter, .. } => {
+                let size = format!("remount,size={ENOUGH_MIB}m");
+                let status = Command::new(&enter[0])
+                    .args(&enter[1..])
+                    .args(["mount", "-o", &size])
+                    .arg(directory)
+                    .status()
+                    .unwrap();
+                assert!(status.success());
+            }
+            Self::FileSize(mebibytes) => *mebibytes = ENOUGH_MIB,
+        }
+    }
+
+    /// The command line that runs the program on this disk.
+    fn command(&self) -> Vec<String> {
+        match self {
+            Self::Tmpfs { enter, .. } => enter.iter().cloned().chain([BINARY.to_owned()]).collect(),
+            Self::FileSize(mebibytes) => {
+                let blocks = mebibytes * 2048;
+                let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\"");
+                ["sh", "-c", &script, BINARY].map(str::to_owned).to_vec()
+            }
+        }
+    }
+
+    async fn try_start(
+        &self,
+        home: &Path,
+        kept_free: u64,
+    ) -> Result<Process, (ExitStatus, String)> {
+        Process::launch(home, &self.command(), |command| {
+            command.env("VECTORKEEP__STORAGE__MIN_FREE_BYTES", kept_free.to_string());
+        })
+        .await
+    }
+
+    async fn start(&self, home: &Path, kept_free: u64) -> Process {
+        match self.try_start(home, kept_free).await {
+            Ok(process) => process,
+            Err((status, message)) => panic!("ended with {status}: {message}"),
+        }
+    }
+}
+
+fn batch(number: usize) -> Vec<Record> {
+    let mut records = numbered(&format!("b{number}-"), BATCH);
+    for record in &mut records {
+        // Nothing that a file system could compress.
+        let text: String = (0..DOCUMENT_BYTES / 64)
+            .map(|at| blake3::hash(format!("{}{at}", record.id).as_bytes()).to_string())
+            .collect();
+        record.document = Some(text);
+    }
+    records
+}
+
+/// Everything acknowledged has to be there, in order; of the refused batch all or nothing may be.
+fn assert_whole(found: &[Record], acknowledged: &[Record], refused: &[Record]) {
+    let whole: Vec<Record> = acknowledged.iter().chain(refused).cloned().collect();
+    assert!(
+        found == acknowledged || found == whole,
+        "{} records are there, {} were acknowledged, {} refused",
+        found.len(),
+        acknowledged.len(),
+        refused.len()
+    );
+}
+
+/// Adds batches until one is refused: what was acknowledged, the refusal, and what it refused.
+async fn fill(words: &Collection) -> (Vec<Record>, Answer, Vec<Record>) {
+    let mut acknowledged = Vec::new();
+    for number in 0..500 {
+        let records = batch(number);
+        let answer = words.post("add", columns(&records)).await;
+        if answer.status != 201 {
+            assert!(number > 3, "only {number} batches fit: this shows nothing");
+            return (acknowledged, answer, records);
+        }
+        acknowledged.extend(records);
+    }
+    panic!("the disk never gets full");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_a_clear_refusal_and_loses_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let data = home.path().join("data");
+    let mut disk = SmallDisk::new(&data);
+    eprintln!("the full disk is {}", disk.kind());
+    // No bound of our own: the store itself meets the full disk.
+    let mut process = disk.start(home.path(), 0).await;
+    let words = process.http.create("words").await;
+    let (acknowledged, answer, refused) = fill(&words).await;
+    assert!([500, 503].contains(&answer.status), "{}", answer.text());
+    assert!(!answer.json()["message"].as_str().unwrap().is_empty());
+
+    // Nothing wrong is served, everything else is refused with what to do, the health check says so.
+    let again = words.post("add", columns(&batch(9_999))).await.ok(503);
+    assert!(
+        again["message"]
+            .as_str()
+            .unwrap()
+            .contains("restart the service"),
+        "{again}"
+    );
+    let read = words.post("get", json!({})).await;
+    match read.status {
+        200 => assert_whole(&words.records().await, &acknowledged, &refused),
+        status => assert_eq!(status, 503, "{}", read.text()),
+    }
+    assert_eq!(process.http.get("/health").await.ok(503)["status"], "fail");
+    process.terminate();
+    process.ended().await;
+
+    // On the same full disk it starts or says why not; with room it starts with everything.
+    match disk.try_start(home.path(), 0).await {
+        Ok(full) => {
+            assert_whole(
+                &words.at(&full.http).records().await,
+                &acknowledged,
+                &refused,
+            );
+        }
+        Err((status, message)) => {
+            assert_eq!(status.code(), Some(1), "{message}");
+            assert!(message.contains(&data.display().to_string()), "{message}");
+        }
+    }
+    disk.enlarge(&data);
+    let process = disk.start(home.path(), 0).await;
+    let words = words.at(&process.http);
+    assert_whole(&words.records().await, &acknowledged, &refused);
+    words.add(&batch(10_000)).await;
+    let health = process
+        .http
+        .get("/health/collections?deep=true")
+        .await
+        .ok(200);
+    assert_eq!(health["status"], "pass", "{health}");
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_room_kept_free_reads_go_on_and_writes_come_back_without_a_restart() {
+    const KEPT_FREE: u64 = 8 << 20;
+    let home = tempfile::tempdir().unwrap();
+    let data = home.path().join("data");
+    let mut disk = SmallDisk::new(&data);
+    if !matches!(disk, SmallDisk::Tmpfs { .. }) {
+        eprintln!("no tmpfs allowed here: how much room is left cannot be set");
+        return;
+    }
+    let process = disk.start(home.path(), KEPT_FREE).await;
+    let words = process.http.create("words").await;
+    let (acknowledged, answer, _) = fill(&words).await;
+    let refusal = answer.ok(507);
+    assert!(
+        refusal["message"]
+            .as_str()
+            .unwrap()
+            .contains("storage.min_free_bytes"),
+        "{refusal}"
+    );
+    for refused in [
+        words
+            .post("delete", json!({"ids": [acknowledged[0].id]}))
+            .await,
+        process.http.post("/compactions", json!({})).await,
+        process.http.post("/backups", json!({})).await,
+    ] {
+        assert_eq!(refused.status, 507, "{}", refused.text());
+    }
+    assert_eq!(words.records().await, acknowledged);
+    disk.enlarge(&data);
+    words.add(&batch(10_000)).await;
+    assert_eq!(words.count().await, (acknowledged.len() + BATCH) as u64);
+    process.stop().await;
+}
