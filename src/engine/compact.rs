@@ -60,7 +60,7 @@ impl Engine {
     /// a copy that cannot be written. The store goes on as it was.
     pub fn compact(&self, settings: CompactionSettings, progress: &Progress) -> Result<()> {
         let inner = &self.inner;
-        let mut compaction = inner.store.begin_compaction()?;
+        let compaction = inner.store.begin_compaction()?;
         progress.phase("copying", self.usage()?.records);
         compaction.copy(progress)?;
         progress.phase("catching up", 0);

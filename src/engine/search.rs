@@ -253,12 +253,12 @@ impl Inner {
     fn fetch(
         &self,
         collection: &Collection,
-        found: &[Found],
+        found: &[Ranked],
         projection: Projection,
     ) -> Result<Vec<Neighbour>> {
         let mut neighbours = Vec::with_capacity(found.len());
-        for Found { ordinal, distance } in found {
-            if let Some(payload) = collection.payload(&self.store, *ordinal)? {
+        for Ranked { distance, place } in found {
+            if let Some(payload) = collection.payload(&self.store, *place)? {
                 let stored = StoredRecord::decode(&payload)?;
                 neighbours.push(Neighbour {
                     record: projection.apply(&stored.view)?,
@@ -270,103 +270,101 @@ impl Inner {
     }
 }
 
-/// A record that was found. Nearer ones, then earlier ones, come first.
+/// A record, by its slot or its ordinal, at a distance or a bound on it. Nearer ones, then earlier ones,
+/// come first.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Found {
+struct Ranked {
     distance: f64,
-    ordinal: u64,
+    place: u64,
 }
 
-impl Eq for Found {}
+impl Eq for Ranked {}
 
-impl PartialOrd for Found {
+impl PartialOrd for Ranked {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for Found {
+impl Ord for Ranked {
     fn cmp(&self, other: &Self) -> Ordering {
         self.distance
             .total_cmp(&other.distance)
-            .then(self.ordinal.cmp(&other.ordinal))
+            .then(self.place.cmp(&other.place))
     }
 }
 
-/// A bound on a distance, to be put in order.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Bound(f64);
-
-impl Eq for Bound {}
-
-impl PartialOrd for Bound {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
+/// The `k` first, in a heap with the last of them on top.
+struct Nearest {
+    k: usize,
+    heap: BinaryHeap<Ranked>,
 }
 
-impl Ord for Bound {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.0.total_cmp(&other.0)
+impl Nearest {
+    fn new(k: usize) -> Self {
+        Self {
+            k,
+            heap: BinaryHeap::new(),
+        }
+    }
+
+    fn offer(&mut self, ranked: Ranked) {
+        if self.heap.len() < self.k {
+            self.heap.push(ranked);
+        } else if let Some(mut last) = self.heap.peek_mut()
+            && ranked < *last
+        {
+            *last = ranked;
+        }
+    }
+
+    /// Beyond this distance nothing comes among them.
+    fn limit(&self) -> f64 {
+        match self.heap.peek() {
+            Some(last) if self.heap.len() == self.k => last.distance,
+            _ => f64::INFINITY,
+        }
     }
 }
 
 /// Slots that may hold one of the `k` nearest, as far as rounded vectors tell.
 struct Shortlist {
-    k: usize,
-    /// The `k` least of the greatest distances: so near are `k` vectors at least.
-    greatest: BinaryHeap<Bound>,
-    /// Least distance and slot.
-    slots: Vec<(Bound, usize)>,
+    /// By the greatest distance they can have: so near are `k` vectors at least.
+    surely: Nearest,
+    /// By the least distance they can have.
+    slots: Vec<Ranked>,
 }
 
 impl Shortlist {
     fn new(k: usize) -> Self {
         Self {
-            k,
-            greatest: BinaryHeap::new(),
+            surely: Nearest::new(k),
             slots: Vec::new(),
         }
     }
 
-    /// Beyond this nothing can be among the nearest.
-    fn limit(&self) -> Bound {
-        match self.greatest.peek() {
-            Some(limit) if self.greatest.len() == self.k => *limit,
-            _ => Bound(f64::INFINITY),
-        }
-    }
-
     fn offer(&mut self, slot: usize, (least, greatest): (f64, f64)) {
-        if Bound(least) <= self.limit() {
-            self.slots.push((Bound(least), slot));
-            self.tighten(Bound(greatest));
-        }
-    }
-
-    fn tighten(&mut self, greatest: Bound) {
-        if self.greatest.len() < self.k {
-            self.greatest.push(greatest);
-        } else if let Some(mut limit) = self.greatest.peek_mut()
-            && greatest < *limit
-        {
-            *limit = greatest;
+        let ranked = |distance| Ranked {
+            distance,
+            place: slot as u64,
+        };
+        if least <= self.surely.limit() {
+            self.slots.push(ranked(least));
+            self.surely.offer(ranked(greatest));
         }
     }
 
     fn merge(mut self, other: Self) -> Self {
-        other
-            .greatest
-            .into_iter()
-            .for_each(|greatest| self.tighten(greatest));
+        let surely = other.surely.heap.into_iter();
+        surely.for_each(|ranked| self.surely.offer(ranked));
         self.slots.extend(other.slots);
         self
     }
 
     /// The slots that are left, the most promising first.
-    fn into_sorted(mut self) -> Vec<(Bound, usize)> {
-        let limit = self.limit();
-        self.slots.retain(|(least, _)| *least <= limit);
+    fn into_sorted(mut self) -> Vec<Ranked> {
+        let limit = self.surely.limit();
+        self.slots.retain(|ranked| ranked.distance <= limit);
         self.slots.sort_unstable();
         self.slots
     }
@@ -403,7 +401,7 @@ fn in_shares<T: Send>(
     })
 }
 
-/// The `k` nearest of the candidates (of all records without), nearest first, on up to `threads` threads.
+/// The ordinals of the `k` nearest of the candidates (of all records without), on up to `threads` threads.
 /// Distances and their order are those of f64; rounded vectors only rule out what cannot be near.
 fn nearest(
     columns: &Columns,
@@ -412,7 +410,7 @@ fn nearest(
     k: usize,
     candidates: Option<&[u64]>,
     threads: usize,
-) -> Vec<Found> {
+) -> Vec<Ranked> {
     let candidates: Option<Vec<usize>> =
         candidates.map(|ordinals| columns.slots_of(ordinals).collect());
     let slot_at = |at: usize| match &candidates {
@@ -439,32 +437,20 @@ fn nearest(
         .into_iter()
         .fold(Shortlist::new(k), Shortlist::merge)
         .into_sorted();
-    let mut nearest = BinaryHeap::new();
-    for (least, slot) in slots {
-        let full = nearest.len() == k;
-        if full
-            && nearest
-                .peek()
-                .is_some_and(|worst: &Found| least.0 > worst.distance)
-        {
+    let mut nearest = Nearest::new(k);
+    for Ranked { distance, place } in slots {
+        if distance > nearest.limit() {
             break;
         }
-        let (Some(ordinal), Some(vector)) = (columns.ordinal(slot), columns.vector(slot)) else {
-            continue;
-        };
-        let found = Found {
-            distance: kernel::exact_distance(space, query, vector),
-            ordinal,
-        };
-        if !full {
-            nearest.push(found);
-        } else if let Some(mut worst) = nearest.peek_mut()
-            && found < *worst
-        {
-            *worst = found;
+        let slot = place as usize;
+        if let (Some(ordinal), Some(vector)) = (columns.ordinal(slot), columns.vector(slot)) {
+            nearest.offer(Ranked {
+                distance: kernel::exact_distance(space, query, vector),
+                place: ordinal,
+            });
         }
     }
-    nearest.into_sorted_vec()
+    nearest.heap.into_sorted_vec()
 }
 
 /// Counts a running search while it lives.

@@ -381,6 +381,28 @@ async def rename_and_modify(peer):
 
 
 @scenario
+async def fork_and_indexing_status(peer):
+    if reference.REAL_CHROMA:
+        return  # Chroma's own single node offers none of these.
+    model, origin = Model(), await peer.create("origin", space="cosine", metadata={"a": 1})
+    for verb, arguments in random_operations(random.Random(5), 7, 20):
+        await done(getattr(origin, verb)(**arguments))
+        getattr(model, verb)(**arguments)
+    fork = await done(origin.fork("the-fork"))
+    expect(fork.id != origin.id, "a fork has an id of its own")
+    equal((fork.name, dict(fork.metadata)), ("the-fork", {"a": 1}), "the fork")
+    await compare_collection(fork, model, "the fork", "cosine")
+    await done(fork.add(ids=["only in the fork"], embeddings=[[1.0] * 7]))
+    await compare_collection(origin, model, "the origin", "cosine")
+    equal((await done(origin.fork_count()), await done(fork.fork_count())), (1, 1), "fork_count")
+    status = await done(origin.get_indexing_status())
+    equal((status.num_unindexed_ops, status.op_indexing_progress), (0, 1.0), "indexing status")
+    equal(status.num_indexed_ops, status.total_ops, "indexing status")
+    with raises(ChromaError, "exists", "a fork to a taken name"):
+        await done(origin.fork("the-fork"))
+
+
+@scenario
 async def list_and_count_collections(peer):
     names = [f"list-{n}" for n in range(7)]
     made = {name: (await peer.create(name, metadata={"n": int(name[5:])})).id for name in names}

@@ -116,20 +116,23 @@ impl Compaction<'_> {
     /// # Errors
     /// `Canceled`; `InsufficientStorage`; `StorageFault` for a damaged value, or a copy that differs or
     /// cannot be written. The store goes on as before, unless it is what is damaged.
-    pub(in crate::engine) fn copy(&mut self, progress: &Progress) -> Result<()> {
-        for tree in Self::trees() {
-            let mut after = None;
-            while let Some(last) = self.copy_batch(tree, after.as_deref(), progress)? {
-                after = Some(last);
-                progress.check()?;
-                self.catch_up()?;
-            }
-        }
+    pub(in crate::engine) fn copy(&self, progress: &Progress) -> Result<()> {
+        self.each_batch(progress, Self::copy_batch)?;
         self.sync()?;
         progress.phase("comparing", progress.reading().done);
-        for tree in Self::trees() {
-            let mut after = None;
-            while let Some(last) = self.compare_batch(tree, after.as_deref(), progress)? {
+        self.each_batch(progress, Self::compare_batch)
+    }
+
+    /// Runs over all trees batch by batch, each from the last key of the one before, and catches up in
+    /// between: what was captured never grows with the store.
+    fn each_batch(
+        &self,
+        progress: &Progress,
+        batch: impl Fn(&Self, u8, Option<&[u8]>, &Progress) -> Result<Option<IVec>>,
+    ) -> Result<()> {
+        for tree in (0..).take(TREES.len()) {
+            let mut after: Option<IVec> = None;
+            while let Some(last) = batch(self, tree, after.as_deref(), progress)? {
                 after = Some(last);
                 progress.check()?;
                 self.catch_up()?;
@@ -206,10 +209,6 @@ impl Compaction<'_> {
         sync.synced = sync.synced.max(committed);
         store.synced.notify_all();
         Ok(())
-    }
-
-    fn trees() -> impl Iterator<Item = u8> {
-        (0..).take(TREES.len())
     }
 
     fn target(&self) -> Result<&Arc<Files>> {
