@@ -7,6 +7,7 @@ mod filters;
 mod namespaces;
 mod reads;
 mod records;
+mod search;
 mod system;
 mod wire;
 
@@ -76,13 +77,16 @@ pub(super) fn undocumented() -> Router<App> {
         .route("/api/v2", get(system::get_heartbeat))
         .route(
             &format!("{collection}/search"),
-            post("Error executing plan: Not implemented: Search operation is not implemented for local executor"),
+            on(MethodFilter::POST, search::search_records),
         )
         .route(
             &format!("{collection}/functions/attach"),
             post("Attached functions are not implemented"),
         )
-        .route(&format!("{collection}/functions/{{name}}"), get(system::no_function))
+        .route(
+            &format!("{collection}/functions/{{name}}"),
+            get(system::no_function),
+        )
         .route(
             &format!("{collection}/attached_functions/{{name}}/detach"),
             post("Attached functions are not implemented"),

@@ -7,6 +7,17 @@ use crate::error::Result;
 use crate::model::filter::Filter;
 use crate::model::schema::Schema;
 
+/// Whether a search's filter asks for disabled indexes; one that is no `where` clause is not judged.
+///
+/// # Errors
+/// `InvalidArgument` naming the index.
+pub(super) fn ensure_indexed(app: &App, schema: &Schema, filter: &Value) -> Result<()> {
+    if let Ok(Some(filter)) = Filter::parse_where(filter, &app.filter_limits()) {
+        filter.for_each_leaf(&mut |key, operand| schema.ensure_filterable(key, operand))?;
+    }
+    Ok(())
+}
+
 /// `where` and `where_document` as one filter; `None` when neither is given.
 ///
 /// # Errors

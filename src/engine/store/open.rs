@@ -42,6 +42,10 @@ impl Store {
         fs::create_dir_all(data_dir).map_err(|error| unusable(data_dir, &error))?;
         let lock = lock(data_dir)?;
         let watermark = Watermark::read(data_dir)?;
+        if let Some(watermark) = &watermark {
+            // Before anything is read: another version's values could not be told from damaged ones.
+            check_format(watermark.format)?;
+        }
         let name = match &watermark {
             Some(watermark) => watermark.directory.clone(),
             None => only_directory(data_dir)?,
@@ -82,7 +86,8 @@ impl Store {
             .meta(SEQUENCE_KEY)?
             .map_or(Ok(0), |value| format::le_u64(&value))?;
         if let Some(found) = self.meta(FORMAT_KEY)? {
-            check_format(&found)?;
+            let version = found.first_chunk().map(|bytes| u32::from_le_bytes(*bytes));
+            check_format(version.unwrap_or(0))?;
         }
         let loss = watermark.as_ref().and_then(|watermark| {
             let expected = watermark.store_id.as_bytes().as_slice();
@@ -208,15 +213,15 @@ impl Store {
     }
 }
 
-fn check_format(found: &[u8]) -> Result<()> {
-    match found.first_chunk().map(|bytes| u32::from_le_bytes(*bytes)) {
-        Some(format::STORE_FORMAT) => Ok(()),
-        Some(newer) => Err(Error::storage(format!(
-            "the store has format version {newer}; this program reads version {}",
-            format::STORE_FORMAT
-        ))),
-        None => Err(Error::storage("the store's format version cannot be read")),
+fn check_format(found: u32) -> Result<()> {
+    if found == format::STORE_FORMAT {
+        return Ok(());
     }
+    Err(Error::storage(format!(
+        "the store has format version {found}; this program reads version {}. Start it with the program that wrote \
+         it, or restore a backup into an empty storage.data_dir",
+        format::STORE_FORMAT
+    )))
 }
 
 fn lock(data_dir: &Path) -> Result<File> {

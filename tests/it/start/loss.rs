@@ -182,3 +182,21 @@ async fn a_damaged_snapshot_is_set_aside_and_everything_is_there() {
         assert_serves(process, &dump, damage).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_of_another_format_is_refused_by_its_version_and_left_alone() {
+    let (home, dump) = stopped_with_data().await;
+    let pointer = home.path().join("data/vectorkeep.json");
+    let text = fs::read_to_string(&pointer).unwrap();
+    let mut newer: serde_json::Value = serde_json::from_str(&text).unwrap();
+    newer["format"] = json!(99);
+    fs::write(&pointer, newer.to_string()).unwrap();
+    let Err((status, message)) = Process::try_start(home.path(), &[]).await else {
+        panic!("it starts");
+    };
+    assert_eq!(status.code(), Some(1), "{message}");
+    assert!(message.contains("version 99"), "{message}");
+    fs::write(&pointer, text).unwrap();
+    let process = Process::start(home.path(), &[]).await;
+    assert_serves(process, &dump, "put back").await;
+}
