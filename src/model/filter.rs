@@ -1154,7 +1154,8 @@ mod tests {
             |pattern: &str| Filter::parse_where_document(&json!({"$regex": pattern}), &LIMITS);
         assert!(parse(r"\w{20}").is_ok());
         assert!(parse(&"a".repeat(LIMITS.max_regex_bytes / 40)).is_ok());
-        let too_large = "Compiled regex exceeds size limit of 1048576 bytes.";
+        let too_large =
+            "Compiled regex exceeds size limit of 1048576 bytes. (query.max_regex_bytes)";
         assert_eq!(refusal(parse(r"(\w{100}){100}")), too_large);
         assert_eq!(
             refusal(parse(&"(".repeat(LIMITS.max_regex_bytes / 32 + 1))),
