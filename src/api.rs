@@ -14,6 +14,7 @@ mod migrations;
 mod openapi;
 mod restores;
 mod routes;
+mod verifications;
 
 use std::future::Future;
 use std::time::Duration;

@@ -193,7 +193,10 @@ impl Jobs {
                         Kind::Canceled => JobState::Canceled,
                         _ => JobState::Failed,
                     };
-                    record.problem = Some(error.into());
+                    let mut problem = JobProblem::from(error);
+                    // A failure may carry what was found.
+                    record.result = problem.take_member("result");
+                    record.problem = Some(problem);
                 }
             }
         });

@@ -9,3 +9,4 @@ pub mod fork;
 pub mod migrate;
 pub mod restore;
 mod stage;
+pub mod verify;

@@ -17,12 +17,15 @@ use uuid::Uuid;
 
 use crate::error::{Error, Kind, Result};
 use backend::Backend;
-use format::{MANIFEST_SUFFIX, Manifest, PackReference, RepositoryHeader};
+use format::{
+    MANIFEST_SUFFIX, Manifest, ManifestCollection, PackReference, RepositoryHeader, Verification,
+};
 
 pub use backend::Room;
 
 const HEADER: &str = "repository.json";
 const MANIFESTS: &str = "backups";
+const VERIFICATIONS: &str = "verifications";
 
 /// An open repository. Cheap to clone.
 #[derive(Clone)]
@@ -128,6 +131,61 @@ impl Repository {
         Ok(bytes)
     }
 
+    /// Whether all packs of a backed-up collection are there, in their sizes.
+    ///
+    /// # Errors
+    /// `StorageFault` when the repository cannot be asked.
+    pub fn has_packs(&self, collection: &ManifestCollection) -> Result<bool> {
+        for reference in collection.packs() {
+            if !self.has_pack(reference)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether a pack is there, in its size.
+    ///
+    /// # Errors
+    /// `StorageFault` when the repository cannot be asked.
+    pub fn has_pack(&self, reference: &PackReference) -> Result<bool> {
+        let size = self.backend.size(&reference.path())?;
+        Ok(size == Some(reference.size_bytes))
+    }
+
+    /// Stored bytes of a backup's manifest.
+    ///
+    /// # Errors
+    /// `StorageFault` when the repository cannot be asked.
+    pub fn manifest_bytes(&self, id: &str) -> Result<u64> {
+        Ok(self.backend.size(&manifest_path(id))?.unwrap_or(0))
+    }
+
+    /// Keeps the result of a verification, in the place of an earlier one.
+    ///
+    /// # Errors
+    /// `StorageFault`.
+    pub fn put_verification(&self, id: &str, verification: &Verification) -> Result<()> {
+        let bytes = serde_json::to_vec_pretty(verification)
+            .map_err(|error| Error::internal("a verification cannot be encoded").because(error))?;
+        self.backend.put(&verification_path(id), bytes)
+    }
+
+    /// The newest verification of a backup. One that cannot be read counts as none.
+    ///
+    /// # Errors
+    /// `StorageFault` when the repository cannot be asked.
+    pub fn verification(&self, id: &str) -> Result<Option<Verification>> {
+        let bytes = self.backend.get(&verification_path(id))?;
+        Ok(bytes.and_then(|bytes| {
+            serde_json::from_slice(&bytes)
+                .inspect_err(
+                    |error| tracing::warn!(backup = id, %error, "a verification cannot be read"),
+                )
+                .ok()
+        }))
+    }
+
     /// Commits a backup: checks that its packs exist, then puts the manifest, create-only. When the id is
     /// taken a suffix is added; the id used is in the returned manifest.
     ///
@@ -135,7 +193,7 @@ impl Repository {
     /// `StorageFault`; nothing is visible then.
     pub fn commit(&self, mut manifest: Manifest) -> Result<Manifest> {
         for reference in manifest.packs() {
-            if self.backend.size(&reference.path())? != Some(reference.size_bytes) {
+            if !self.has_pack(reference)? {
                 return Err(Error::storage(format!(
                     "pack {} is not in the repository as it was written",
                     reference.hash
@@ -235,6 +293,10 @@ fn create_header(backend: &Backend) -> Result<RepositoryHeader> {
         .get(HEADER)?
         .ok_or_else(|| Error::storage("repository.json came and went"))?;
     RepositoryHeader::decode(&bytes)
+}
+
+fn verification_path(id: &str) -> String {
+    format!("{VERIFICATIONS}/{id}{MANIFEST_SUFFIX}")
 }
 
 fn manifest_path(id: &str) -> String {

@@ -23,7 +23,8 @@ use crate::model::names::{
     CollectionName, DEFAULT_DATABASE, DEFAULT_TENANT, check_name, check_tenant_name,
 };
 use crate::operations::backup::{self, BackupRequest};
-use crate::repository::format::{Manifest, ManifestCollection};
+use crate::repository::Repository;
+use crate::repository::format::{Manifest, ManifestCollection, Verification};
 
 /// A collection by name.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
@@ -71,11 +72,23 @@ impl From<CollectionReference> for CollectionName {
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum BackupKind {
-    /// Incremental where an earlier backup can serve as parent (none can in this version), else full.
+    /// Incremental where an earlier backup can serve as parent, else full.
     #[default]
     Auto,
     /// Everything is written.
     Full,
+    /// What changed since an earlier backup; 422 where none can serve as parent.
+    Incremental,
+}
+
+impl From<BackupKind> for backup::BackupKind {
+    fn from(kind: BackupKind) -> Self {
+        match kind {
+            BackupKind::Auto => Self::Auto,
+            BackupKind::Full => Self::Full,
+            BackupKind::Incremental => Self::Incremental,
+        }
+    }
 }
 
 /// A backup to make. All members are optional; an empty body backs up everything.
@@ -159,11 +172,11 @@ pub(super) struct BackupResponse {
     collections: Vec<BackupCollection>,
     /// The newest verification; null: never verified.
     #[schema(value_type = Option<Object>)]
-    verification: Option<Value>,
+    verification: Option<Verification>,
 }
 
-impl From<&Manifest> for BackupResponse {
-    fn from(manifest: &Manifest) -> Self {
+impl BackupResponse {
+    pub(super) fn new(manifest: &Manifest, verification: Option<Verification>) -> Self {
         Self {
             id: manifest.id.clone(),
             kind: manifest.kind.clone(),
@@ -185,7 +198,7 @@ impl From<&Manifest> for BackupResponse {
                 .iter()
                 .map(BackupCollection::from)
                 .collect(),
-            verification: None,
+            verification,
         }
     }
 }
@@ -210,6 +223,7 @@ pub(super) async fn create_backup(
 ) -> Result<Response, Problem> {
     let recorded = json!(request);
     let wanted = BackupRequest {
+        kind: request.kind.into(),
         collections: request.collections.map(|references| {
             references
                 .into_iter()
@@ -229,7 +243,7 @@ pub(super) async fn create_backup(
     let (engine, settings) = (app.engine().clone(), app.backup_settings());
     let work = Box::new(move |progress: &crate::progress::Progress| {
         let manifest = backup::execute(&engine, &repository, plan, settings, progress)?;
-        Ok(json!(BackupResponse::from(&manifest)))
+        Ok(json!(BackupResponse::new(&manifest, None)))
     });
     run_job(
         &app,
@@ -287,7 +301,14 @@ pub(super) async fn list_backups(
     State(app): State<App>,
     OperationQuery(query): OperationQuery<ListBackupsQuery>,
 ) -> Result<Json<BackupsResponse>, Problem> {
-    let (manifests, damaged) = app.blocking(|app| app.repository()?.backups()).await?;
+    let response = app
+        .blocking(move |app| list_page(&app.repository()?, &query))
+        .await?;
+    Ok(Json(response))
+}
+
+fn list_page(repository: &Repository, query: &ListBackupsQuery) -> Result<BackupsResponse> {
+    let (manifests, damaged) = repository.backups()?;
     let limit = page_limit(query.limit)?;
     let start = match &query.cursor {
         None => 0,
@@ -307,17 +328,21 @@ pub(super) async fn list_backups(
         .collect();
     let more = page.len() > limit;
     page.truncate(limit);
-    Ok(Json(BackupsResponse {
+    let backups = page.iter().map(|manifest| {
+        let verification = repository.verification(&manifest.id)?;
+        Ok(BackupResponse::new(manifest, verification))
+    });
+    Ok(BackupsResponse {
+        backups: backups.collect::<Result<_>>()?,
         next_cursor: page
             .last()
             .filter(|_| more)
             .map(|manifest| manifest.id.clone()),
-        backups: page.into_iter().map(BackupResponse::from).collect(),
         damaged: damaged
             .into_iter()
             .map(|(id, error)| (id, error.message().to_owned()))
             .collect(),
-    }))
+    })
 }
 
 /// Get a backup
@@ -332,8 +357,13 @@ pub(super) async fn get_backup(
     State(app): State<App>,
     OperationPath(id): OperationPath,
 ) -> Result<Json<BackupResponse>, Problem> {
-    let manifest = app
-        .blocking(move |app| app.repository()?.backup(&id))
+    let response = app
+        .blocking(move |app| {
+            let repository = app.repository()?;
+            let manifest = repository.backup(&id)?;
+            let verification = repository.verification(&id)?;
+            Ok(BackupResponse::new(&manifest, verification))
+        })
         .await?;
-    Ok(Json(BackupResponse::from(&manifest)))
+    Ok(Json(response))
 }

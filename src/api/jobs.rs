@@ -23,7 +23,7 @@ use crate::jobs::{JobKind, JobProblem, JobRecord, JobState, Work};
 #[schema(as = Job)]
 pub(super) struct JobResponse {
     id: String,
-    /// `backup`, `restore`, `migration` or `compaction`.
+    /// `backup`, `restore`, `migration`, `compaction` or `verification`.
     #[schema(value_type = String, example = "backup")]
     kind: JobKind,
     /// `queued`, `running`, `succeeded`, `failed`, `canceled` or `interrupted`.

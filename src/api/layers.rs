@@ -109,10 +109,8 @@ fn is_planned(method: &Method, path: &str) -> bool {
     let segments: Vec<&str> = path.split('/').skip(1).collect();
     matches!(
         (method.as_str(), segments.as_slice()),
-        (
-            "POST",
-            ["drills"] | ["backups", "import" | "prune"] | ["backups", _, "verify"]
-        ) | ("PATCH" | "DELETE", ["backups", _])
+        ("POST", ["drills"] | ["backups", "import" | "prune"])
+            | ("PATCH" | "DELETE", ["backups", _])
             | ("GET", ["metrics"] | ["jobs", _, "events"])
     )
 }

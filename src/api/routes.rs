@@ -13,7 +13,8 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use super::layers::{self, Bounds};
 use super::{
-    backups, chroma, compactions, environments, export, health, jobs, migrations, openapi, restores,
+    backups, chroma, compactions, environments, export, health, jobs, migrations, openapi,
+    restores, verifications,
 };
 use crate::app::App;
 
@@ -22,6 +23,7 @@ fn operations() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(backups::create_backup, backups::list_backups))
         .routes(routes!(backups::get_backup))
+        .routes(routes!(verifications::verify_backup))
         .routes(routes!(export::export_backup))
         .routes(routes!(restores::restore_backup))
         .routes(routes!(migrations::migrate_collection))

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::collection::Collection;
 use super::format::Head;
+use super::markers::BackupMarker;
 use super::store::{Batch, Store, Tree, prefix_end};
 use crate::error::{Error, Result};
 use crate::model::collection::CollectionDescriptor;
@@ -22,6 +23,7 @@ const DATABASE: u8 = b'd';
 const DESCRIPTOR: u8 = b'c';
 const HEAD: u8 = b'h';
 const NAME: u8 = b'n';
+const MARKER: u8 = b'm';
 
 /// A tenant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,6 +98,18 @@ fn id_key(kind: u8, id: Uuid) -> Vec<u8> {
     key
 }
 
+/// Key of what a repository holds of a collection.
+pub(super) fn marker_key(collection: Uuid, repository: Uuid) -> Vec<u8> {
+    let mut key = id_key(MARKER, collection);
+    key.extend_from_slice(repository.as_bytes());
+    key
+}
+
+/// Keys of all markers of a collection begin like this.
+pub(super) fn marker_prefix(collection: Uuid) -> Vec<u8> {
+    id_key(MARKER, collection)
+}
+
 fn name_key(name: &CollectionName) -> Vec<u8> {
     key(NAME, &[&name.tenant, &name.database, &name.name])
 }
@@ -120,6 +134,7 @@ pub(super) trait CatalogBatch {
     fn put_name(&mut self, name: &CollectionName, id: Uuid);
     fn remove_name(&mut self, name: &CollectionName);
     fn remove_collection(&mut self, id: Uuid);
+    fn put_marker(&mut self, collection: Uuid, repository: Uuid, marker: &BackupMarker);
 }
 
 impl CatalogBatch for Batch {
@@ -160,6 +175,11 @@ impl CatalogBatch for Batch {
     fn remove_collection(&mut self, id: Uuid) {
         self.remove(Tree::Catalog, id_key(DESCRIPTOR, id));
         self.remove(Tree::Catalog, id_key(HEAD, id));
+    }
+
+    fn put_marker(&mut self, collection: Uuid, repository: Uuid, marker: &BackupMarker) {
+        let key = marker_key(collection, repository);
+        self.put(Tree::Catalog, key, json(marker));
     }
 }
 

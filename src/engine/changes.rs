@@ -106,20 +106,40 @@ static NEXT_TOKEN: AtomicU64 = AtomicU64::new(1);
 impl Engine {
     /// Begins a cut: from now on the tombstones it may need are kept.
     pub fn begin_cut(&self, scope: CutScope) -> Cut {
+        self.begin_cut_since(scope, BTreeMap::new())
+    }
+
+    /// Begins a cut that has some collections as of a sequence already: of these only what changed since
+    /// is copied. Those whose deletions since then are not all kept are copied whole.
+    pub fn begin_cut_since(&self, scope: CutScope, since: BTreeMap<Uuid, u64>) -> Cut {
         let token = NEXT_TOKEN.fetch_add(1, Ordering::Relaxed);
         // Under the write lock everything up to the sequence is published.
         let writer = self.inner.writer.lock();
-        self.inner.pins.lock().push((token, writer.sequence));
+        let mut watermarks = since;
+        watermarks.retain(|id, since| {
+            let head = self.inner.collection(*id).map(|found| found.info().head);
+            *since > 0
+                && *since <= writer.sequence
+                && head.is_ok_and(|head| head.tombstone_floor <= *since)
+        });
+        let lowest = watermarks.values().copied().min();
+        let pin = lowest.map_or(writer.sequence, |lowest| lowest.min(writer.sequence));
+        self.inner.pins.lock().push((token, pin));
         Cut {
             engine: self.clone(),
             scope,
             token,
-            watermarks: BTreeMap::new(),
+            watermarks,
         }
     }
 }
 
 impl Cut {
+    /// Whether only changes to this collection are copied.
+    pub fn is_incremental(&self, id: Uuid) -> bool {
+        self.watermarks.contains_key(&id)
+    }
+
     /// The collections of the scope as of now.
     pub fn collections(&self) -> Vec<Uuid> {
         match &self.scope {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::catalog::CatalogBatch;
+use super::catalog::{self, CatalogBatch};
 use super::collection::Collection;
 use super::store::{Batch, Tree, prefix_end};
 use super::{Durability, Garbage, Inner};
@@ -124,6 +124,11 @@ impl Inner {
             return Ok(());
         }
         let mut batch = Batch::default();
+        let markers = catalog::marker_prefix(id);
+        let end = prefix_end(&markers);
+        for entry in self.store.scan(Tree::Catalog, markers, end, true) {
+            batch.remove(Tree::Catalog, entry?.0.to_vec());
+        }
         batch.remove_collection(id);
         self.commit(batch).map(|_| ())
     }

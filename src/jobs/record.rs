@@ -22,6 +22,8 @@ pub enum JobKind {
     Migration,
     /// Compacts the store.
     Compaction,
+    /// Verifies a backup.
+    Verification,
 }
 
 impl fmt::Display for JobKind {
@@ -31,6 +33,7 @@ impl fmt::Display for JobKind {
             Self::Restore => "restore",
             Self::Migration => "migration",
             Self::Compaction => "compaction",
+            Self::Verification => "verification",
         })
     }
 }
@@ -106,6 +109,13 @@ impl From<&Error> for JobProblem {
             message: error.message().to_owned(),
             members: Value::Object(members.collect::<Map<_, _>>()),
         }
+    }
+}
+
+impl JobProblem {
+    /// Takes a member out.
+    pub(super) fn take_member(&mut self, name: &str) -> Option<Value> {
+        self.members.as_object_mut()?.remove(name)
     }
 }
 

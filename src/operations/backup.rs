@@ -1,15 +1,20 @@
 //! Backing up: one consistent moment of the selected collections, while writes go on.
 //!
+//! An incremental backup copies what changed since an earlier one, and its manifest lists that one's packs
+//! before its own: it restores by itself, and no backup needs another's manifest.
+//!
 //! The packs are stored as the cut's layers are read; the manifest that commits them comes last, after
 //! the store is synced up to the cut's moment: a backup never holds a state that a power cut can take
 //! back from the store it was made of.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use crate::engine::{CollectionInfo, CutScope, Engine, FinalPart, Layer, StoredRecord, Tombstone};
+use crate::engine::{
+    BackupMarker, CollectionInfo, CutScope, Engine, FinalPart, Layer, StoredRecord, Tombstone,
+};
 use crate::error::{Error, Kind, Result};
 use crate::model::names::CollectionName;
 use crate::progress::Progress;
@@ -17,9 +22,27 @@ use crate::repository::format::{LayerReference, Manifest, ManifestCollection, RE
 use crate::repository::pack::{self, PackRow, PackTombstone};
 use crate::repository::{Repository, backup_id};
 
+/// Layers of a collection's state beyond which the next backup writes it whole: a restore reads one pack
+/// of each at a time.
+const MAX_LAYERS: usize = 64;
+
+/// How much to write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BackupKind {
+    /// What changed since an earlier backup, where one can serve as parent; else everything.
+    #[default]
+    Auto,
+    /// Everything.
+    Full,
+    /// What changed since; refused where no earlier backup can serve as parent.
+    Incremental,
+}
+
 /// What is asked for.
 #[derive(Clone, Debug, Default)]
 pub struct BackupRequest {
+    /// How much to write.
+    pub kind: BackupKind,
     /// These collections; `None`: everything.
     pub collections: Option<Vec<CollectionName>>,
     /// Free labels.
@@ -73,6 +96,12 @@ pub fn plan(
             (CutScope::Collections(ids), infos)
         }
     };
+    if request.kind == BackupKind::Incremental {
+        let ids = infos.iter().map(|info| info.descriptor.id);
+        if parents(engine, repository, ids)?.is_empty() {
+            return Err(no_parent());
+        }
+    }
     let needed: u64 = infos.iter().map(|info| info.head.bytes).sum();
     check_room(repository.room()?.map(|room| room.available_bytes), needed)?;
     Ok(BackupPlan {
@@ -126,7 +155,28 @@ pub fn execute(
         tombstones: 0,
         new_bytes: 0,
     };
-    let last = engine.begin_cut(plan.scope).run(
+    let mut parents = match plan.request.kind {
+        BackupKind::Full => BTreeMap::new(),
+        BackupKind::Auto | BackupKind::Incremental => {
+            let ids = engine.all_collections();
+            parents(
+                engine,
+                repository,
+                ids.iter().map(|info| info.descriptor.id),
+            )?
+        }
+    };
+    let since = parents.iter().map(|(id, parent)| (*id, parent.sequence));
+    let cut = engine.begin_cut_since(plan.scope, since.collect());
+    let in_scope: BTreeSet<Uuid> = cut.collections().into_iter().collect();
+    parents.retain(|id, _| in_scope.contains(id) && cut.is_incremental(*id));
+    if plan.request.kind == BackupKind::Incremental && parents.is_empty() {
+        return Err(no_parent());
+    }
+    for (id, parent) in &parents {
+        packer.layers.insert(*id, parent.layers.clone());
+    }
+    let last = cut.run(
         settings.max_last_round,
         settings.max_rounds,
         progress,
@@ -139,12 +189,18 @@ pub fn execute(
         collections.push(packer.finish(id, part)?);
     }
     progress.commit()?;
-    repository.commit(Manifest {
+    let parent = parents.into_values().max_by_key(|parent| parent.created_at);
+    let manifest = repository.commit(Manifest {
         format: REPOSITORY_FORMAT,
         repository_id: repository.id(),
         id: backup_id(plan.created_at),
-        kind: "full".to_owned(),
-        parent: None,
+        kind: if parent.is_some() {
+            "incremental"
+        } else {
+            "full"
+        }
+        .to_owned(),
+        parent: parent.map(|parent| parent.backup),
         created_at: plan.created_at,
         duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
         store_id: engine.store_id(),
@@ -155,7 +211,91 @@ pub fn execute(
         labels: plan.request.labels,
         pinned: plan.request.pinned,
         collections,
-    })
+    })?;
+    let marker = |collection: &ManifestCollection| BackupMarker {
+        backup: manifest.id.clone(),
+        sequence: manifest.sequence,
+        digest: collection.digest,
+    };
+    let markers = manifest
+        .collections
+        .iter()
+        .map(|collection| (collection.id, marker(collection)));
+    if let Err(error) = engine.put_backup_markers(repository.id(), markers) {
+        // The backup is there and whole; only the next one cannot start from it.
+        tracing::warn!(backup = manifest.id, %error, "the next backup will be a full one");
+    }
+    Ok(manifest)
+}
+
+/// What an incremental backup of one collection starts from.
+struct Parent {
+    backup: String,
+    created_at: DateTime<Utc>,
+    sequence: u64,
+    layers: Vec<LayerReference>,
+}
+
+fn no_parent() -> Error {
+    Error::unprocessable(
+        "no earlier backup in this repository can serve as parent; make one with kind \"auto\" or \"full\"",
+    )
+}
+
+/// The backups that incremental ones of these collections can start from: exactly the state that the
+/// store's own marker names, all of its packs there, and not so much of it superseded that writing the
+/// collection whole is better.
+fn parents(
+    engine: &Engine,
+    repository: &Repository,
+    collections: impl IntoIterator<Item = Uuid>,
+) -> Result<BTreeMap<Uuid, Parent>> {
+    let mut manifests: BTreeMap<String, Option<Manifest>> = BTreeMap::new();
+    let mut parents = BTreeMap::new();
+    for id in collections {
+        let Some(marker) = engine.backup_marker(repository.id(), id)? else {
+            continue;
+        };
+        let manifest = manifests.entry(marker.backup.clone()).or_insert_with(|| {
+            match repository.backup(&marker.backup) {
+                Ok(manifest) => Some(manifest),
+                Err(error) => {
+                    tracing::info!(backup = marker.backup, %error, "cannot serve as parent");
+                    None
+                }
+            }
+        });
+        let Some(manifest) = manifest else { continue };
+        let same = |found: &&ManifestCollection| found.id == id && found.digest == marker.digest;
+        let Some(found) = manifest.collections.iter().find(same) else {
+            continue;
+        };
+        let usable = manifest.store_id == engine.store_id()
+            && manifest.sequence == marker.sequence
+            && is_worth_extending(found)
+            && repository.has_packs(found)?;
+        if usable {
+            let parent = Parent {
+                backup: manifest.id.clone(),
+                created_at: manifest.created_at,
+                sequence: manifest.sequence,
+                layers: found.layers.clone(),
+            };
+            parents.insert(id, parent);
+        }
+    }
+    Ok(parents)
+}
+
+/// Whether less than a third of what a restore would read is superseded, in few enough layers.
+fn is_worth_extending(collection: &ManifestCollection) -> bool {
+    let layers = collection.layers.iter();
+    let read: u64 = layers
+        .flat_map(|layer| &layer.packs)
+        .map(|pack| pack.records)
+        .sum();
+    let superseded = read.saturating_sub(collection.records);
+    collection.layers.len() < MAX_LAYERS && superseded * 3 <= read
 }
 
 /// Turns layers into packs.

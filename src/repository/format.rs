@@ -45,6 +45,34 @@ impl RepositoryHeader {
     }
 }
 
+/// How deep a verification looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VerificationLevel {
+    /// The manifest and its own hash; every pack is there in its size.
+    Manifest,
+    /// Every stored byte, against the hash that its pack is named by.
+    Checksums,
+    /// Every record, hashed; count, digest and order as the manifest says.
+    #[default]
+    Records,
+}
+
+/// The newest verification of a backup, kept beside it: manifests never change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verification {
+    /// How deep it looked.
+    pub level: VerificationLevel,
+    /// When.
+    pub at: DateTime<Utc>,
+    /// Whether everything was as the manifest says.
+    pub ok: bool,
+    /// Records read and hashed.
+    pub checked_records: u64,
+    /// Stored bytes read.
+    pub checked_bytes: u64,
+}
+
 /// A pack as a manifest refers to it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PackReference {
@@ -103,6 +131,14 @@ pub struct ManifestCollection {
     pub layers: Vec<LayerReference>,
 }
 
+impl ManifestCollection {
+    /// All packs that make up its state.
+    pub fn packs(&self) -> impl Iterator<Item = &PackReference> {
+        let layers = self.layers.iter();
+        layers.flat_map(|layer| layer.packs.iter().chain(&layer.tombstones))
+    }
+}
+
 /// A backup.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -141,10 +177,7 @@ pub struct Manifest {
 impl Manifest {
     /// All packs that it refers to.
     pub fn packs(&self) -> impl Iterator<Item = &PackReference> {
-        self.collections
-            .iter()
-            .flat_map(|collection| &collection.layers)
-            .flat_map(|layer| layer.packs.iter().chain(&layer.tombstones))
+        self.collections.iter().flat_map(ManifestCollection::packs)
     }
 
     /// Records that it restores.

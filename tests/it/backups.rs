@@ -1,7 +1,9 @@
 //! Backups: what they answer, what they hold, and that they hold one moment while writes go on.
 
 mod export;
+mod incremental;
 mod moment;
+mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -237,8 +237,9 @@ async fn the_examples_work() {
         if !path.ends_with("/add") {
             articles.add(&records).await;
         }
-        service.backup(json!({})).await;
+        let backup = service.backup(json!({})).await;
         let concrete = path
+            .replace("{id}", backup["id"].as_str().unwrap())
             .replace("{tenant}", "default_tenant")
             .replace("{database}", "default_database")
             .replace("{collection_id}", &articles.id);

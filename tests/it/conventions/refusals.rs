@@ -141,8 +141,6 @@ async fn what_is_not_built_yet_is_refused_and_never_ignored() {
         Some(body)
     };
     for (method, path, body) in [
-        ("POST", format!("/backups/{backup}/verify"), Some(json!({}))),
-        ("POST", format!("/backups/{backup}/verify"), None),
         (
             "PATCH",
             format!("/backups/{backup}"),
@@ -162,16 +160,11 @@ async fn what_is_not_built_yet_is_refused_and_never_ignored() {
         ("POST", "/drills".into(), Some(json!({}))),
         ("GET", "/metrics".into(), None),
         ("GET", format!("/jobs/{job}/events"), None),
-        ("GET", "/jobs?kind=verification".into(), None),
+        ("GET", "/jobs?kind=prune".into(), None),
         (
             "GET",
             format!("/backups/{backup}/export?format=jsonl"),
             None,
-        ),
-        (
-            "POST",
-            "/backups".into(),
-            Some(json!({"kind": "incremental"})),
         ),
         (
             "POST",

@@ -1,0 +1,70 @@
+//! Which backup holds which state of a collection: what an incremental backup may start from.
+//!
+//! A marker is written after a backup was committed. It lies in the store itself, so a data directory
+//! that was rolled back, copied or exchanged has the markers of what it holds, and no others.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::Engine;
+use super::catalog::{self, CatalogBatch};
+use super::store::{Batch, Tree};
+use crate::error::{Error, Result};
+use crate::model::digest::Digest;
+
+/// A backup that holds a collection as it was at a sequence of this store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupMarker {
+    /// The backup.
+    pub backup: String,
+    /// Its moment.
+    pub sequence: u64,
+    /// The collection's digest then.
+    pub digest: Digest,
+}
+
+impl Engine {
+    /// Notes what a backup in a repository holds; durable when this returns.
+    ///
+    /// # Errors
+    /// `Unavailable`, `InsufficientStorage`, `StorageFault`.
+    pub fn put_backup_markers(
+        &self,
+        repository: Uuid,
+        markers: impl IntoIterator<Item = (Uuid, BackupMarker)>,
+    ) -> Result<()> {
+        let inner = &self.inner;
+        let mut writer = inner.writer.lock();
+        let mut batch = Batch::default();
+        for (collection, marker) in markers {
+            // One that was dropped meanwhile is being purged; nothing may be left of it.
+            if inner.collection(collection).is_ok() {
+                batch.put_marker(collection, repository, &marker);
+            }
+        }
+        if batch.len() == 0 {
+            return Ok(());
+        }
+        let sequence = inner.commit_locked(&mut writer, batch)?;
+        drop(writer);
+        inner.store.wait_synced(sequence)
+    }
+
+    /// The newest backup of a collection in a repository that this store knows to hold its state.
+    ///
+    /// # Errors
+    /// `StorageFault`.
+    pub fn backup_marker(
+        &self,
+        repository: Uuid,
+        collection: Uuid,
+    ) -> Result<Option<BackupMarker>> {
+        let key = catalog::marker_key(collection, repository);
+        let Some(payload) = self.inner.store.get(Tree::Catalog, &key)? else {
+            return Ok(None);
+        };
+        serde_json::from_slice(&payload)
+            .map(Some)
+            .map_err(|error| Error::storage("a backup's marker cannot be decoded").because(error))
+    }
+}

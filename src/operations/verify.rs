@@ -1,0 +1,199 @@
+//! Verifying a backup without restoring it: how deep is asked for, and what was looked at is said.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Kind, Result};
+use crate::model::digest::Digest;
+use crate::progress::Progress;
+use crate::repository::Repository;
+use crate::repository::format::{Manifest, ManifestCollection, Verification, VerificationLevel};
+use crate::repository::reader::CollectionReader;
+
+/// Problems that are named; beyond it they are only counted, in the last line.
+const MAX_PROBLEMS: usize = 100;
+
+/// What a verification found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VerificationOutcome {
+    /// How deep it looked.
+    pub level: VerificationLevel,
+    /// Whether everything is as the manifest says.
+    pub ok: bool,
+    /// Packs looked at.
+    pub checked_packs: u64,
+    /// Records read and hashed.
+    pub checked_records: u64,
+    /// Stored bytes read, the manifest's among them.
+    pub checked_bytes: u64,
+    /// What is wrong, and where.
+    pub problems: Vec<String>,
+}
+
+impl VerificationOutcome {
+    fn note(&mut self, problem: String) {
+        if self.problems.len() < MAX_PROBLEMS {
+            self.problems.push(problem);
+        } else if self.problems.len() == MAX_PROBLEMS {
+            self.problems.push("and more".to_owned());
+        }
+    }
+
+    /// Damage is noted; what keeps from looking is an error.
+    fn judge<T>(&mut self, outcome: Result<T>) -> Result<Option<T>> {
+        match outcome {
+            Ok(found) => Ok(Some(found)),
+            Err(error) if error.kind() == Kind::BackupCorrupt => {
+                self.note(error.message().to_owned());
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Verifies a backup and keeps the result beside it.
+///
+/// # Errors
+/// `NotFound`, `Canceled`, `StorageFault`. Damage is an outcome, no error.
+pub fn execute(
+    repository: &Repository,
+    id: &str,
+    level: VerificationLevel,
+    at: DateTime<Utc>,
+    progress: &Progress,
+) -> Result<VerificationOutcome> {
+    let mut outcome = VerificationOutcome {
+        level,
+        ok: false,
+        checked_packs: 0,
+        checked_records: 0,
+        checked_bytes: 0,
+        problems: Vec::new(),
+    };
+    if let Some(manifest) = outcome.judge(repository.backup(id))? {
+        outcome.checked_bytes = repository.manifest_bytes(id)?;
+        match level {
+            VerificationLevel::Manifest => check_presence(repository, &manifest, &mut outcome)?,
+            VerificationLevel::Checksums => {
+                check_bytes(repository, &manifest, progress, &mut outcome)?;
+            }
+            VerificationLevel::Records => {
+                progress.phase("verify", manifest.records());
+                for collection in &manifest.collections {
+                    check_records(repository, collection, progress, &mut outcome)?;
+                }
+            }
+        }
+    }
+    outcome.ok = outcome.problems.is_empty() && outcome.checked_bytes > 0;
+    repository.put_verification(
+        id,
+        &Verification {
+            level,
+            at,
+            ok: outcome.ok,
+            checked_records: outcome.checked_records,
+            checked_bytes: outcome.checked_bytes,
+        },
+    )?;
+    Ok(outcome)
+}
+
+/// Every pack once, however many collections refer to it.
+fn check_presence(
+    repository: &Repository,
+    manifest: &Manifest,
+    outcome: &mut VerificationOutcome,
+) -> Result<()> {
+    let mut seen = BTreeSet::new();
+    for reference in manifest.packs() {
+        if seen.insert(&reference.hash) {
+            outcome.checked_packs += 1;
+            if !repository.has_pack(reference)? {
+                outcome.note(format!(
+                    "pack {} is missing or has another size",
+                    reference.hash
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_bytes(
+    repository: &Repository,
+    manifest: &Manifest,
+    progress: &Progress,
+    outcome: &mut VerificationOutcome,
+) -> Result<()> {
+    let mut seen = BTreeSet::new();
+    progress.phase("verify", manifest.packs().map(|pack| pack.records).sum());
+    for reference in manifest.packs() {
+        if seen.insert(&reference.hash) {
+            progress.check()?;
+            outcome.checked_packs += 1;
+            if let Some(bytes) = outcome.judge(repository.pack(reference))? {
+                outcome.checked_bytes += bytes.len() as u64;
+            }
+            progress.advance(reference.records, reference.size_bytes);
+        }
+    }
+    Ok(())
+}
+
+/// Reads what a restore would: every record is hashed, then count, digest and definition are compared.
+fn check_records(
+    repository: &Repository,
+    collection: &ManifestCollection,
+    progress: &Progress,
+    outcome: &mut VerificationOutcome,
+) -> Result<()> {
+    if collection.definition.hash() != collection.definition_hash {
+        outcome.note(format!(
+            "the definition of {} is not the one that was hashed",
+            collection.name
+        ));
+    }
+    let opened = CollectionReader::open(repository, collection);
+    let Some(mut reader) = outcome.judge(opened)? else {
+        return Ok(());
+    };
+    let (mut records, mut digest) = (0, Digest::EMPTY);
+    let mut whole = true;
+    for record in reader.by_ref() {
+        progress.check()?;
+        match outcome.judge(record)? {
+            Some(record) => {
+                records += 1;
+                digest.add(&record.hash);
+                progress.advance(1, 0);
+            }
+            None => whole = false,
+        }
+    }
+    let statistics = reader.statistics();
+    outcome.checked_packs += statistics.packs;
+    outcome.checked_bytes += statistics.bytes;
+    outcome.checked_records += records;
+    if whole && (records != collection.records || digest != collection.digest) {
+        outcome.note(format!(
+            "{} has {records} records with digest {digest}, its manifest says {} with {}",
+            collection.name, collection.records, collection.digest
+        ));
+    }
+    Ok(())
+}
+
+/// The error of a backup that is not as its manifest says; it carries what was found.
+pub fn failure(id: &str, outcome: &VerificationOutcome) -> Error {
+    let first = outcome
+        .problems
+        .first()
+        .map_or("nothing was checked", String::as_str);
+    Error::backup_corrupt(format!("the backup {id} is damaged: {first}"))
+        .with("backup", id)
+        .with("result", serde_json::json!(outcome))
+}

@@ -1,0 +1,199 @@
+//! Verification without restoring: it says how much it looked at, finds every damage its level can see,
+//! and its newest result stands in the backup.
+
+use std::fs;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Service, assert_members, files_below, numbered, text};
+
+const LEVELS: [&str; 3] = ["manifest", "checksums", "records"];
+
+async fn verify(service: &Service, id: &str, level: &str, status: u16) -> Value {
+    let path = format!("/backups/{id}/verify?wait=true");
+    let answer = service.post(&path, json!({"level": level})).await;
+    assert_eq!(answer.status, status, "{level}: {}", answer.text());
+    let body = answer.json();
+    let job = if status == 200 {
+        body
+    } else {
+        body["job"].clone()
+    };
+    assert_eq!(job["kind"], "verification");
+    assert_eq!(
+        job["state"],
+        if status == 200 { "succeeded" } else { "failed" }
+    );
+    let result = job["result"].clone();
+    let members = [
+        "level",
+        "ok",
+        "checked_packs",
+        "checked_records",
+        "checked_bytes",
+        "problems",
+    ];
+    assert_members(&result, &members);
+    assert_eq!(result["level"], level);
+    assert_eq!(result["ok"], status == 200, "{result}");
+    assert_eq!(
+        result["problems"].as_array().unwrap().is_empty(),
+        status == 200,
+        "{result}"
+    );
+    if status != 200 {
+        assert_eq!(job["problem"]["type"], "/problems/backup-corrupt", "{job}");
+    }
+    result
+}
+
+fn packs(service: &Service) -> Vec<PathBuf> {
+    files_below(&service.repository_dir().join("packs"))
+}
+
+fn manifest_of(service: &Service, id: &str) -> PathBuf {
+    service.repository_dir().join(format!("backups/{id}.json"))
+}
+
+/// A full backup and an incremental one of two collections; the id of the second.
+async fn backed_up(service: &Service) -> String {
+    let words = service.create("words").await;
+    words.add(&numbered("w", 300)).await;
+    service.create("more").await.add(&numbered("m", 40)).await;
+    service.backup(json!({})).await;
+    words.upsert(&numbered("new", 20)).await;
+    words.delete(json!({"ids": ["w-00001", "w-00002"]})).await;
+    text(&service.backup(json!({})).await["id"])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sound_backup_passes_every_level_and_says_what_was_looked_at() {
+    let mut service = Service::start().await;
+    let id = backed_up(&service).await;
+    let shown = service.get(&format!("/backups/{id}")).await.ok(200);
+    assert_eq!(shown["verification"], Value::Null);
+    let stored: u64 = packs(&service)
+        .iter()
+        .map(|pack| pack.metadata().unwrap().len())
+        .sum();
+    let manifest = manifest_of(&service, &id).metadata().unwrap().len();
+    for level in LEVELS {
+        let result = verify(&service, &id, level, 200).await;
+        let (records, bytes) = match level {
+            "manifest" => (0, manifest),
+            "checksums" => (0, manifest + stored),
+            _ => (358, manifest + stored),
+        };
+        assert_eq!(result["checked_packs"], packs(&service).len(), "{level}");
+        assert_eq!(result["checked_records"], records, "{level}");
+        assert_eq!(result["checked_bytes"], bytes, "{level}");
+        let newest = service.get(&format!("/backups/{id}")).await.ok(200)["verification"].clone();
+        assert_members(
+            &newest,
+            &["level", "at", "ok", "checked_records", "checked_bytes"],
+        );
+        assert_eq!(
+            (&newest["level"], &newest["ok"]),
+            (&json!(level), &json!(true))
+        );
+    }
+    // Kept beside the backup, not in this process.
+    service.restart().await;
+    let listed = service.get("/backups?limit=1").await.ok(200);
+    assert_eq!(listed["backups"][0]["verification"]["level"], "records");
+    // Without a level all records are read; without a body as well.
+    let path = format!("/backups/{id}/verify?wait=true");
+    let job = service.send("POST", &path, None).await.ok(200);
+    assert_eq!(job["result"]["level"], "records");
+
+    for (path, body, status) in [
+        (path.clone(), json!({"level": "deep"}), 422),
+        (path.clone(), json!({"levels": "records"}), 422),
+        (
+            "/backups/backup_2001-01-01_00-00-00/verify".into(),
+            json!({}),
+            404,
+        ),
+        ("/backups/latest/verify".into(), json!({}), 404),
+    ] {
+        service.post(&path, body).await.problem(status);
+    }
+    // A backup of nothing has its manifest to look at.
+    let empty = service.create("nothing").await;
+    let body = json!({"collections": [{"name": empty.name}]});
+    let backup = service.backup(body).await;
+    let result = verify(&service, &text(&backup["id"]), "records", 200).await;
+    assert_eq!(
+        (&result["checked_packs"], &result["checked_records"]),
+        (&json!(0), &json!(0))
+    );
+    assert!(result["checked_bytes"].as_u64().unwrap() > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_fails_every_level_that_can_see_it() {
+    let service = Service::start().await;
+    let id = backed_up(&service).await;
+    let packs = packs(&service);
+    for pack in &packs {
+        let whole = fs::read(pack).unwrap();
+        let name = pack.file_stem().unwrap().to_str().unwrap();
+        for position in [0, whole.len() / 3, whole.len() - 1] {
+            let mut damaged = whole.clone();
+            damaged[position] ^= 0x10;
+            fs::write(pack, damaged).unwrap();
+            verify(&service, &id, "manifest", 200).await;
+            for level in ["checksums", "records"] {
+                let result = verify(&service, &id, level, 422).await;
+                assert!(result["problems"].to_string().contains(name), "{result}");
+            }
+        }
+        for level in LEVELS {
+            fs::write(pack, &whole[..whole.len() - 1]).unwrap();
+            verify(&service, &id, level, 422).await;
+            fs::remove_file(pack).unwrap();
+            let result = verify(&service, &id, level, 422).await;
+            assert!(result["problems"].to_string().contains(name), "{result}");
+        }
+        fs::write(pack, whole).unwrap();
+    }
+    let shown = service.get(&format!("/backups/{id}")).await.ok(200);
+    assert_eq!(shown["verification"]["ok"], false);
+    verify(&service, &id, "records", 200).await;
+
+    // One pack's bytes under the name of another.
+    let [first, second] = [fs::read(&packs[0]).unwrap(), fs::read(&packs[1]).unwrap()];
+    fs::write(&packs[0], &second).unwrap();
+    verify(&service, &id, "records", 422).await;
+    fs::write(&packs[0], &first).unwrap();
+
+    // A manifest that is damaged, and one that says something else and carries the right hash for it.
+    let path = manifest_of(&service, &id);
+    let whole = fs::read_to_string(&path).unwrap();
+    fs::write(
+        &path,
+        whole.replacen("\"records\":318", "\"records\":319", 1),
+    )
+    .unwrap();
+    let result = verify(&service, &id, "manifest", 422).await;
+    assert_eq!(result["checked_bytes"], 0, "{result}");
+    let forge = |from: &str, to: &str| {
+        let envelope: serde_json::Map<String, Value> = serde_json::from_str(&whole).unwrap();
+        let inner = envelope["manifest"].to_string();
+        assert!(inner.contains(from), "{from} is not in the manifest");
+        let inner = inner.replacen(from, to, 1);
+        let hash = blake3::hash(inner.as_bytes()).to_hex().to_string();
+        format!("{{\"manifest\":{inner},\"blake3\":\"{hash}\"}}")
+    };
+    for (from, to) in [
+        ("\"records\":318", "\"records\":319"),
+        ("\"space\":\"l2\"", "\"space\":\"ip\""),
+    ] {
+        fs::write(&path, forge(from, to)).unwrap();
+        verify(&service, &id, "manifest", 200).await;
+        verify(&service, &id, "records", 422).await;
+    }
+    fs::write(&path, whole).unwrap();
+    verify(&service, &id, "records", 200).await;
+}
