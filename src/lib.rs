@@ -16,15 +16,16 @@
 //! `POST …/collections/{id}/query` passes `api/layers` (request id, bounds), is extracted as bytes by
 //! `api/extract`, parsed on a blocking thread by `api/chroma/reads`, held against the schema by
 //! `api/chroma/filters`, answered by [`engine::Engine::query`]: the filter picks candidates, `search`
-//! compares their vectors in memory, the few winners are read from the store and checked; the answer is
-//! encoded on the same thread.
+//! compares their rounded vectors in memory and in full those that may be near, the few winners are read
+//! from the store and checked; the answer is encoded on the same thread.
 //!
 //! # A backup, traced
 //!
 //! `POST /backups` makes a [`operations::backup::plan`], submits a job and answers 202. The job calls
 //! [`operations::backup::execute`]: an [`engine::Cut`] copies collections while writes go on, layer by
 //! layer, into packs ([`repository::pack`]); its last round under the write lock is the backup's moment;
-//! the store is synced up to it; the manifest is put last, create-only, and that put is the commit.
+//! the store is synced up to it; the manifest is put last, create-only, and that put is the commit. The
+//! store then keeps a marker of what the backup holds, which the next one's cut starts from.
 
 pub mod api;
 pub mod app;
@@ -36,6 +37,7 @@ pub mod error;
 pub mod health;
 pub mod jobs;
 pub mod model;
+pub mod offline;
 pub mod operations;
 pub mod probe;
 pub mod progress;

@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use vectorkeep::app::App;
 use vectorkeep::config::Config;
 use vectorkeep::error::{Error, Result};
-use vectorkeep::{api, demo, probe, telemetry};
+use vectorkeep::{api, demo, offline, probe, telemetry};
 
 /// A vector database service that can prove its data is safe.
 #[derive(Parser)]
@@ -37,6 +37,11 @@ enum Command {
         #[arg(long, default_value = "http://127.0.0.1:8000")]
         url: String,
     },
+    /// Look into a repository of backups, with no service running; nothing is written.
+    Backups {
+        #[command(subcommand)]
+        command: BackupsCommand,
+    },
     /// Drive a whole service over HTTP: persist, back up, restore, migrate, check.
     Demo(demo::DemoArguments),
 }
@@ -58,6 +63,7 @@ async fn run() -> ExitCode {
         Some(Command::Serve { config }) => serve(config).await,
         Some(Command::Openapi) => print_openapi(),
         Some(Command::Health { url }) => print_health(&url).await,
+        Some(Command::Backups { command }) => backups(command).await,
         Some(Command::Demo(arguments)) => {
             // The reason stands in the demo's own output.
             return match demo::run(arguments).await {
@@ -98,6 +104,28 @@ async fn print_health(url: &str) -> Result<()> {
     Ok(())
 }
 
+#[derive(Subcommand)]
+enum BackupsCommand {
+    /// List backups, newest first.
+    List {
+        /// The repository's directory.
+        #[arg(long)]
+        repository: String,
+    },
+    /// Read a backup whole and compare it with its manifest; exit 1 unless it is sound.
+    Verify {
+        /// The repository's directory.
+        #[arg(long)]
+        repository: String,
+        /// Which backup.
+        #[arg(long, default_value = "latest")]
+        backup: String,
+        /// manifest, checksums or records.
+        #[arg(long, default_value = "records")]
+        level: String,
+    },
+}
+
 /// glibc gives threads up to eight heaps a core, and what one heap has freed serves no other: with the many
 /// threads that blocking calls run on, a fifth of the memory was that. One heap a core does.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -114,6 +142,40 @@ fn limit_heaps() {
 
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 fn limit_heaps() {}
+
+#[expect(clippy::print_stdout, reason = "the command's output")]
+async fn backups(command: BackupsCommand) -> Result<()> {
+    let run = move || match command {
+        BackupsCommand::List { repository } => {
+            print!("{}", offline::list(&repository, Handle::current())?);
+            Ok(())
+        }
+        BackupsCommand::Verify {
+            repository,
+            backup,
+            level,
+        } => {
+            let level = offline::level(&level)?;
+            let (id, outcome) = offline::verify(&repository, &backup, level, Handle::current())?;
+            outcome
+                .problems
+                .iter()
+                .for_each(|problem| println!("{problem}"));
+            println!(
+                "{id}: {} packs, {} records, {} bytes looked at",
+                outcome.checked_packs, outcome.checked_records, outcome.checked_bytes
+            );
+            if outcome.ok {
+                println!("{id}: sound");
+                return Ok(());
+            }
+            Err(Error::backup_corrupt(format!("{id} is damaged")))
+        }
+    };
+    tokio::task::spawn_blocking(run)
+        .await
+        .unwrap_or_else(|error| Err(Error::internal("the command panicked").because(error)))
+}
 
 async fn serve(file: Option<PathBuf>) -> Result<()> {
     let config = Config::load(file.as_deref())?;

@@ -52,6 +52,20 @@ impl Repository {
         })
     }
 
+    /// Opens the repository that is at a directory path (or `file://` URL).
+    ///
+    /// # Errors
+    /// As [`Repository::open`]; `NotFound` when there is none, and none is made.
+    pub fn open_existing(url: &str, runtime: Handle) -> Result<Self> {
+        let directory = url.strip_prefix("file://").unwrap_or(url);
+        if !std::path::Path::new(directory).join(HEADER).is_file() {
+            return Err(Error::not_found(format!(
+                "there is no repository in {directory}: it has no {HEADER}"
+            )));
+        }
+        Self::open(url, runtime)
+    }
+
     /// The repository's identity.
     pub fn id(&self) -> Uuid {
         self.id

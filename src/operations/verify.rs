@@ -65,6 +65,30 @@ pub fn execute(
     at: DateTime<Utc>,
     progress: &Progress,
 ) -> Result<VerificationOutcome> {
+    let outcome = check(repository, id, level, progress)?;
+    repository.put_verification(
+        id,
+        &Verification {
+            level,
+            at,
+            ok: outcome.ok,
+            checked_records: outcome.checked_records,
+            checked_bytes: outcome.checked_bytes,
+        },
+    )?;
+    Ok(outcome)
+}
+
+/// Verifies a backup; nothing is written.
+///
+/// # Errors
+/// As [`execute`].
+pub fn check(
+    repository: &Repository,
+    id: &str,
+    level: VerificationLevel,
+    progress: &Progress,
+) -> Result<VerificationOutcome> {
     let mut outcome = VerificationOutcome {
         level,
         ok: false,
@@ -89,16 +113,6 @@ pub fn execute(
         }
     }
     outcome.ok = outcome.problems.is_empty() && outcome.checked_bytes > 0;
-    repository.put_verification(
-        id,
-        &Verification {
-            level,
-            at,
-            ok: outcome.ok,
-            checked_records: outcome.checked_records,
-            checked_bytes: outcome.checked_bytes,
-        },
-    )?;
     Ok(outcome)
 }
 

@@ -1,0 +1,82 @@
+//! What can be done with a repository alone: no service runs, no store is there, nothing is written.
+
+use std::fmt::Write as _;
+
+use tokio::runtime::Handle;
+
+use crate::error::{Error, Result};
+use crate::operations::verify::{self, VerificationOutcome};
+use crate::progress::Progress;
+use crate::repository::Repository;
+use crate::repository::format::VerificationLevel;
+
+/// Names the newest backup.
+const LATEST: &str = "latest";
+
+/// A line for each backup, newest first: id, kind, records, stored bytes, newest verification. Damaged
+/// manifests come last, each with what is wrong. Blocks.
+///
+/// # Errors
+/// `NotFound` when there is no repository, `StorageFault` when it cannot be read.
+pub fn list(url: &str, runtime: Handle) -> Result<String> {
+    let repository = Repository::open_existing(url, runtime)?;
+    let (manifests, damaged) = repository.backups()?;
+    let mut lines = String::new();
+    for manifest in manifests {
+        let verified = match repository.verification(&manifest.id)? {
+            None => "never verified".to_owned(),
+            Some(verification) => format!(
+                "{} at {} ({:?})",
+                if verification.ok { "sound" } else { "DAMAGED" },
+                verification.at.format("%Y-%m-%d %H:%M:%S"),
+                verification.level
+            ),
+        };
+        let _ = writeln!(
+            lines,
+            "{}  {:11}  {:>10} records  {:>13} bytes  {verified}",
+            manifest.id,
+            manifest.kind,
+            manifest.records(),
+            manifest.stored_bytes()
+        );
+    }
+    for (id, error) in damaged {
+        let _ = writeln!(lines, "{id}  DAMAGED: {error}");
+    }
+    Ok(lines)
+}
+
+/// Verifies a backup (`latest`: the newest); its id and what was found. Blocks.
+///
+/// # Errors
+/// `NotFound` when there is no repository or no such backup, `StorageFault` when it cannot be read.
+pub fn verify(
+    url: &str,
+    backup: &str,
+    level: VerificationLevel,
+    runtime: Handle,
+) -> Result<(String, VerificationOutcome)> {
+    let repository = Repository::open_existing(url, runtime)?;
+    let id = match backup {
+        LATEST => repository.latest()?.id,
+        id => id.to_owned(),
+    };
+    let outcome = verify::check(&repository, &id, level, &Progress::default())?;
+    Ok((id, outcome))
+}
+
+/// The level of a name.
+///
+/// # Errors
+/// `InvalidArgument`.
+pub fn level(name: &str) -> Result<VerificationLevel> {
+    match name {
+        "manifest" => Ok(VerificationLevel::Manifest),
+        "checksums" => Ok(VerificationLevel::Checksums),
+        "records" => Ok(VerificationLevel::Records),
+        _ => Err(Error::invalid(format!(
+            "{name:?} is no level: manifest, checksums or records"
+        ))),
+    }
+}
