@@ -9,7 +9,7 @@ pub mod format;
 pub mod pack;
 pub mod reader;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use tokio::runtime::Handle;
@@ -102,13 +102,14 @@ impl Repository {
         Ok(())
     }
 
-    /// Stores a pack under the hash of its bytes; one that is there already is not stored twice.
+    /// Stores a pack under the hash of its bytes; one that is there already is not stored twice, unless it
+    /// was damaged: then it is whole again, for every backup that refers to it.
     ///
     /// # Errors
     /// `StorageFault`.
     pub fn put_pack(
         &self,
-        bytes: Vec<u8>,
+        bytes: bytes::Bytes,
         records: u64,
         ordinals: (u64, u64),
     ) -> Result<PackReference> {
@@ -119,7 +120,11 @@ impl Repository {
             first_ordinal: ordinals.0,
             last_ordinal: ordinals.1,
         };
-        self.backend.put_new(&reference.path(), bytes)?;
+        let path = reference.path();
+        if !self.backend.put_new(&path, bytes.clone())? && self.pack(&reference).is_err() {
+            tracing::warn!(pack = reference.hash, "a damaged pack is replaced");
+            self.backend.put(&path, bytes)?;
+        }
         Ok(reference)
     }
 
@@ -175,6 +180,23 @@ impl Repository {
         Ok(self.backend.size(&manifest_path(id))?.unwrap_or(0))
     }
 
+    /// Whether the newest verification of a backup, or of one that it started from, found damage.
+    ///
+    /// # Errors
+    /// `StorageFault` when the repository cannot be asked.
+    pub fn is_known_damaged(&self, manifest: &Manifest) -> Result<bool> {
+        let mut id = Some(manifest.id.clone());
+        let mut seen = BTreeSet::new();
+        while let Some(current) = id.filter(|id| seen.insert(id.clone())) {
+            if self.verification(&current)?.is_some_and(|found| !found.ok) {
+                return Ok(true);
+            }
+            // One that is gone says nothing any more.
+            id = self.backup(&current).ok().and_then(|found| found.parent);
+        }
+        Ok(false)
+    }
+
     /// Keeps the result of a verification, in the place of an earlier one.
     ///
     /// # Errors
@@ -182,7 +204,7 @@ impl Repository {
     pub fn put_verification(&self, id: &str, verification: &Verification) -> Result<()> {
         let bytes = serde_json::to_vec_pretty(verification)
             .map_err(|error| Error::internal("a verification cannot be encoded").because(error))?;
-        self.backend.put(&verification_path(id), bytes)
+        self.backend.put(&verification_path(id), bytes.into())
     }
 
     /// The newest verification of a backup. One that cannot be read counts as none.
@@ -218,7 +240,7 @@ impl Repository {
         for attempt in 2..1_000 {
             if self
                 .backend
-                .put_new(&manifest_path(&manifest.id), manifest.encode())?
+                .put_new(&manifest_path(&manifest.id), manifest.encode().into())?
             {
                 return Ok(manifest);
             }
@@ -300,7 +322,7 @@ fn create_header(backend: &Backend) -> Result<RepositoryHeader> {
         format: format::REPOSITORY_FORMAT,
         repository_id: Uuid::new_v4(),
     };
-    if backend.put_new(HEADER, header.encode())? {
+    if backend.put_new(HEADER, header.encode().into())? {
         return Ok(header);
     }
     let bytes = backend

@@ -88,7 +88,8 @@ pub(super) async fn export_backup(
     let (sender, receiver) = mpsc::channel(CHUNKS);
     tokio::task::spawn_blocking(move || {
         let mut out = BufWriter::with_capacity(CHUNK_BYTES, ChunkWriter(sender.clone()));
-        let backup = json!(BackupResponse::new(&manifest, None));
+        let verification = repository.verification(&manifest.id).unwrap_or_default();
+        let backup = json!(BackupResponse::new(&manifest, verification));
         let outcome = export::select(&manifest, collection.as_ref())
             .and_then(|collections| {
                 export::write_json(&repository, &collections, &backup, &mut out)

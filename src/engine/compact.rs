@@ -33,6 +33,11 @@ pub struct CompactionSettings {
 }
 
 impl Engine {
+    /// Bytes that writes leave free on the disk.
+    pub fn min_free_bytes(&self) -> u64 {
+        self.inner.options.store.min_free_bytes
+    }
+
     /// What the store takes on the disk.
     ///
     /// # Errors

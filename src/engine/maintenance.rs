@@ -11,7 +11,7 @@ use super::catalog::{self, CatalogBatch};
 use super::collection::Collection;
 use super::store::{Batch, Tree, prefix_end};
 use super::{Durability, Garbage, Inner};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
 /// Entries removed under one hold of the write lock.
 const PURGE_BATCH: usize = 500;
@@ -46,17 +46,24 @@ impl Garbage {
 impl Inner {
     /// One round of work, then a wait for the next. False when the engine closes.
     fn tick(&self) -> bool {
+        let mut postponed = false;
         if let Some(id) = self.next_garbage()
             && let Err(error) = self.purge(id)
         {
-            tracing::warn!(collection.id = %id, %error, "removing a dropped collection failed; it is tried again at the next start");
+            postponed = error.kind() == Kind::InsufficientStorage;
+            if postponed {
+                let collection = None;
+                self.garbage.lock().push(Garbage { id, collection });
+            }
+            tracing::warn!(collection.id = %id, %error, "removing a dropped collection failed; it is tried again, at the next start at the latest");
         }
         if let Err(error) = self.keep_durable() {
             tracing::error!(%error, "background sync failed");
         }
         self.store.remove_retired();
         let mut garbage = self.garbage.lock();
-        if !garbage.iter().any(Garbage::is_unread) && !self.closing.load(Ordering::Acquire) {
+        let idle = postponed || !garbage.iter().any(Garbage::is_unread);
+        if idle && !self.closing.load(Ordering::Acquire) {
             let wait = match self.options.durability {
                 Durability::Always => TICK,
                 Durability::Interval(interval) => interval.min(TICK),

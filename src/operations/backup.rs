@@ -273,6 +273,7 @@ fn parents(
         let usable = manifest.store_id == engine.store_id()
             && manifest.sequence == marker.sequence
             && is_worth_extending(found)
+            && !repository.is_known_damaged(manifest)?
             && repository.has_packs(found)?;
         if usable {
             let parent = Parent {
@@ -426,7 +427,10 @@ impl<'p, 'a> LayerWriter<'p, 'a> {
         let count = self.rows.len() as u64;
         self.packer.new_records += count;
         self.packer.new_bytes += bytes.len() as u64;
-        let pack = self.packer.repository.put_pack(bytes, count, ordinals)?;
+        let pack = self
+            .packer
+            .repository
+            .put_pack(bytes.into(), count, ordinals)?;
         self.packer.progress.advance(count, self.bytes);
         self.reference.packs.push(pack);
         self.rows.clear();
@@ -454,7 +458,7 @@ impl<'p, 'a> LayerWriter<'p, 'a> {
         let pack = self
             .packer
             .repository
-            .put_pack(bytes, count, (first, last))?;
+            .put_pack(bytes.into(), count, (first, last))?;
         self.reference.tombstones.push(pack);
         Ok(())
     }

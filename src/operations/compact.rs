@@ -60,7 +60,8 @@ pub fn plan(engine: &Engine) -> Result<()> {
     // The files before are an upper bound as well: a copy is never larger.
     let needed = (usage.live_bytes * ROOM_FACTOR)
         .min(usage.file_bytes)
-        .max(LEAST_ROOM_BYTES);
+        .max(LEAST_ROOM_BYTES)
+        .saturating_add(engine.min_free_bytes());
     check_room(Some(disk::available_bytes(engine.data_dir())?), needed)
 }
 

@@ -107,16 +107,16 @@ impl Backend {
     }
 
     /// Stores an object, in the place of one that is there.
-    pub(super) fn put(&self, path: &str, bytes: Vec<u8>) -> Result<()> {
+    pub(super) fn put(&self, path: &str, bytes: Bytes) -> Result<()> {
         self.put_as(path, bytes, PutMode::Overwrite).map(|_| ())
     }
 
     /// Stores an object unless there is one; false when there was.
-    pub(super) fn put_new(&self, path: &str, bytes: Vec<u8>) -> Result<bool> {
+    pub(super) fn put_new(&self, path: &str, bytes: Bytes) -> Result<bool> {
         self.put_as(path, bytes, PutMode::Create)
     }
 
-    fn put_as(&self, path: &str, bytes: Vec<u8>, mode: PutMode) -> Result<bool> {
+    fn put_as(&self, path: &str, bytes: Bytes, mode: PutMode) -> Result<bool> {
         let location = Path::from(path);
         let options = PutOptions::from(mode);
         let put = self

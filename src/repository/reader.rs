@@ -1,8 +1,8 @@
 //! A backed-up collection's state as one stream in ordinal order.
 //!
 //! Layers are merged by ordinal: of several records at one ordinal the latest layer's counts, and a
-//! tombstone takes away what earlier layers have there. One pack per layer is in memory at a time, and
-//! the tombstoned ordinals.
+//! tombstone takes away what earlier layers have there. In memory are the tombstoned ordinals and one pack
+//! of each layer that overlaps the place of reading.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -116,13 +116,36 @@ impl<'a> CollectionReader<'a> {
         }
     }
 
+    /// The layer whose next pack may hold the next record. Packs of later ordinals wait: layers mostly
+    /// follow one another, so few packs are in memory at a time.
+    fn next_to_load(&self) -> Option<usize> {
+        let loaded = self
+            .streams
+            .iter()
+            .filter_map(|stream| stream.loaded.front());
+        let front = loaded.map(|record| record.ordinal).min();
+        let waiting = self
+            .streams
+            .iter()
+            .enumerate()
+            .filter_map(|(index, stream)| {
+                let next = stream.packs.as_slice().first()?;
+                stream
+                    .loaded
+                    .is_empty()
+                    .then_some((next.first_ordinal, index))
+            });
+        let (first, index) = waiting.min()?;
+        front.is_none_or(|front| first <= front).then_some(index)
+    }
+
     fn next_record(&mut self) -> Result<Option<PackRecord>> {
         loop {
-            for index in 0..self.streams.len() {
-                self.fill(index)?;
-            }
             let front =
                 |stream: &LayerStream<'_>| stream.loaded.front().map(|record| record.ordinal);
+            while let Some(index) = self.next_to_load() {
+                self.fill(index)?;
+            }
             let Some(ordinal) = self.streams.iter().filter_map(front).min() else {
                 return Ok(None);
             };

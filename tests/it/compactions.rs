@@ -237,5 +237,9 @@ async fn what_a_killed_compaction_left_is_swept_and_a_lost_pointer_is_refused_wh
     std::fs::write(&pointer, text.replace("store-2", "store-7")).unwrap();
     let error = service.try_resume().await.unwrap_err();
     assert!(error.message().contains("missing or empty"), "{error}");
+    assert!(error.message().contains("store-2"), "{error}");
+    // Accepting a loss does not pass over data that lies elsewhere.
+    service.config.storage.accept_data_loss = true;
+    service.try_resume().await.unwrap_err();
     assert_eq!(store_directories(&data_dir), ["store-2"]);
 }

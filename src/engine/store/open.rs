@@ -74,13 +74,17 @@ impl Store {
             poison: OnceLock::new(),
             _lock: lock,
         };
-        store.identify(watermark, options.accept_data_loss)?;
-        store.sweep();
+        let lost = store.identify(watermark, options.accept_data_loss)?;
+        // After a loss nothing that may be of use is removed.
+        if !lost {
+            store.sweep();
+        }
         Ok(store)
     }
 
-    /// Finds out whose store this is and how far it goes, and holds that against the watermark.
-    fn identify(&mut self, watermark: Option<Watermark>, accept_data_loss: bool) -> Result<()> {
+    /// Finds out whose store this is and how far it goes, and holds that against the watermark; whether a
+    /// loss was accepted.
+    fn identify(&mut self, watermark: Option<Watermark>, accept_data_loss: bool) -> Result<bool> {
         let stored_id = self.meta(STORE_ID_KEY)?;
         let sequence = self
             .meta(SEQUENCE_KEY)?
@@ -103,6 +107,7 @@ impl Store {
                 Some(_) => None,
             }
         });
+        let lost = loss.is_some();
         if let Some(loss) = loss {
             if !accept_data_loss {
                 return Err(data_loss(self.directory(), &loss));
@@ -125,7 +130,8 @@ impl Store {
         let current = self.watermark.get_mut();
         current.store_id = self.id;
         current.synced_sequence = synced_sequence;
-        self.watermark.lock().write(self.directory())
+        self.watermark.lock().write(self.directory())?;
+        Ok(lost)
     }
 
     fn meta(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
@@ -256,6 +262,18 @@ fn check_data_file(
     };
     if data_file_bytes(directory) > 0 {
         return Ok(());
+    }
+    // Where data lies elsewhere, no setting may pass over it: the file points to the wrong place.
+    let data_dir = directory.parent().unwrap_or(directory);
+    for name in store_directories(data_dir).unwrap_or_default() {
+        if data_file_bytes(&data_dir.join(&name)) > 0 {
+            return Err(Error::storage(format!(
+                "{}: the data file of {} is missing or empty, but there is one in {name}; if that is the store, \
+                 write {name:?} as \"directory\" into vectorkeep.json, else move it away",
+                data_dir.display(),
+                watermark.directory
+            )));
+        }
     }
     if !accept_data_loss {
         return Err(data_loss(

@@ -279,3 +279,54 @@ async fn a_long_line_of_backups_is_right_and_rewritten_when_much_is_superseded()
     of_kind(&whole, "full", None);
     assert_holds(&service, &whole, &live(&service).await).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_pack_is_made_whole_by_the_next_full_backup_and_is_no_parent_once_known() {
+    let service = Service::start().await;
+    let words = service.create("words").await;
+    words.add(&numbered("w", 300)).await;
+    let first = service.backup(json!({})).await;
+    words.add(&numbered("more", 5)).await;
+    let second = service.backup(json!({})).await;
+    of_kind(&second, "incremental", Some(&first));
+    let verify = async |backup: &Value| {
+        let path = format!("/backups/{}/verify?wait=true", text(&backup["id"]));
+        service.post(&path, json!({})).await.status
+    };
+    let packs = crate::harness::files_below(&service.repository_dir().join("packs"));
+    let whole: Vec<Vec<u8>> = packs
+        .iter()
+        .map(|pack| std::fs::read(pack).unwrap())
+        .collect();
+    for cut in [0, 1] {
+        for (pack, whole) in packs.iter().zip(&whole) {
+            let mut bytes = whole.clone();
+            bytes[100] ^= 1;
+            bytes.truncate(whole.len() - cut);
+            std::fs::write(pack, bytes).unwrap();
+        }
+        // What was found in a backup counts for those that started from it.
+        assert_eq!(verify(&first).await, 422);
+        let next = service.backup(json!({"kind": "auto"})).await;
+        of_kind(&next, "full", None);
+        assert_eq!(verify(&next).await, 200);
+        assert_holds(&service, &next, &live(&service).await).await;
+        // The same records give the same pack: damaged as well, it is written again.
+        let packs = crate::harness::files_below(&service.repository_dir().join("packs"));
+        packs
+            .iter()
+            .for_each(|pack| std::fs::write(pack, b"rotten").unwrap());
+        assert_eq!(verify(&next).await, 422);
+        let again = service.backup(json!({"kind": "full"})).await;
+        assert_eq!(verify(&again).await, 200);
+        assert_eq!(verify(&next).await, 200, "the same pack");
+        // The next turn damages what the newest state stands on.
+        words.add(&numbered(&format!("turn-{cut}"), 3)).await;
+        let on = service.backup(json!({})).await;
+        of_kind(&on, "incremental", Some(&again));
+        packs
+            .iter()
+            .for_each(|pack| std::fs::write(pack, b"rotten").unwrap());
+        assert_eq!(verify(&again).await, 422);
+    }
+}
