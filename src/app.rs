@@ -8,14 +8,13 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use crate::config::{Config, DurabilityMode};
-use crate::engine::{CompactionSettings, Durability, Engine, EngineOptions, OpenOptions};
+use crate::engine::{CatchUp, Durability, Engine, EngineOptions, OpenOptions};
 use crate::error::{Error, Result};
 use crate::health::deep::DeepChecks;
 use crate::jobs::{JobKind, JobLimits, JobState, Jobs, Work};
 use crate::model::filter;
 use crate::operations::backup::BackupSettings;
 use crate::operations::compact::{self, CompactionTrigger};
-use crate::operations::migrate::MigrateSettings;
 use crate::progress::Progress;
 use crate::repository::Repository;
 
@@ -140,12 +139,12 @@ impl App {
         let weak = Arc::downgrade(&self.inner);
         let engine = self.engine().clone();
         let config = &self.inner.config.compaction;
-        let settings = CompactionSettings {
+        let catch_up = CatchUp {
             max_last_round: config.max_last_round,
             max_rounds: config.max_rounds,
         };
         Box::new(move |progress: &Progress| {
-            let outcome = compact::execute(&engine, settings, progress)?;
+            let outcome = compact::execute(&engine, catch_up, progress)?;
             if let Some(inner) = weak.upgrade() {
                 let bytes = outcome.after_bytes;
                 inner.compacted_bytes.store(bytes, Ordering::Relaxed);
@@ -201,15 +200,14 @@ impl App {
         BackupSettings {
             compression_level: repository.compression_level,
             pack_bytes: repository.pack_bytes,
-            max_last_round: repository.max_last_round,
-            max_rounds: repository.max_rounds,
+            catch_up: self.catch_up(),
         }
     }
 
-    /// Settings of a migration.
-    pub fn migrate_settings(&self) -> MigrateSettings {
+    /// Bounds of a backup's, a migration's and a fork's catching up.
+    pub fn catch_up(&self) -> CatchUp {
         let repository = &self.inner.config.repository;
-        MigrateSettings {
+        CatchUp {
             max_last_round: repository.max_last_round,
             max_rounds: repository.max_rounds,
         }

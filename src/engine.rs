@@ -21,6 +21,7 @@ mod namespaces;
 mod search;
 mod staging;
 mod store;
+mod threads;
 mod vectors;
 mod write;
 
@@ -41,9 +42,9 @@ use crate::model::collection::Lifecycle;
 use crate::model::names::{DEFAULT_DATABASE, DEFAULT_TENANT};
 
 pub use catalog::{Database, Tenant};
-pub use changes::{Cut, CutScope, Final, FinalPart, Finish, Layer, Tombstone};
+pub use changes::{CatchUp, Cut, CutScope, Final, FinalPart, Finish, Layer, Tombstone};
 pub use collection::{CollectionInfo, Projection};
-pub use compact::{CompactionSettings, Usage};
+pub use compact::Usage;
 pub use format::{Head, StoredRecord};
 pub use inspect::{CollectionInspection, InspectionLimits};
 pub use markers::BackupMarker;

@@ -2,6 +2,9 @@
 
 use std::fmt::Write as _;
 
+use serde::Deserialize as _;
+use serde::de::IntoDeserializer as _;
+use serde::de::value::Error as ValueError;
 use tokio::runtime::Handle;
 
 use crate::error::{Error, Result};
@@ -9,9 +12,6 @@ use crate::operations::verify::{self, VerificationOutcome};
 use crate::progress::Progress;
 use crate::repository::Repository;
 use crate::repository::format::VerificationLevel;
-
-/// Names the newest backup.
-const LATEST: &str = "latest";
 
 /// A line for each backup, newest first: id, kind, records, stored bytes, newest verification. Damaged
 /// manifests come last, each with what is wrong. Blocks.
@@ -58,8 +58,9 @@ pub fn verify(
     runtime: Handle,
 ) -> Result<(String, VerificationOutcome)> {
     let repository = Repository::open_existing(url, runtime)?;
+    // One that is named is verified whatever its manifest is like.
     let id = match backup {
-        LATEST => repository.latest()?.id,
+        "latest" => repository.latest()?.id,
         id => id.to_owned(),
     };
     let outcome = verify::check(&repository, &id, level, &Progress::default())?;
@@ -71,12 +72,7 @@ pub fn verify(
 /// # Errors
 /// `InvalidArgument`.
 pub fn level(name: &str) -> Result<VerificationLevel> {
-    match name {
-        "manifest" => Ok(VerificationLevel::Manifest),
-        "checksums" => Ok(VerificationLevel::Checksums),
-        "records" => Ok(VerificationLevel::Records),
-        _ => Err(Error::invalid(format!(
-            "{name:?} is no level: manifest, checksums or records"
-        ))),
-    }
+    let name = name.into_deserializer();
+    VerificationLevel::deserialize(name)
+        .map_err(|error: ValueError| Error::invalid(error.to_string()))
 }

@@ -57,10 +57,11 @@ impl Repository {
     /// # Errors
     /// As [`Repository::open`]; `NotFound` when there is none, and none is made.
     pub fn open_existing(url: &str, runtime: Handle) -> Result<Self> {
-        let directory = url.strip_prefix("file://").unwrap_or(url);
-        if !std::path::Path::new(directory).join(HEADER).is_file() {
+        let directory = backend::directory(url)?;
+        if !directory.join(HEADER).is_file() {
             return Err(Error::not_found(format!(
-                "there is no repository in {directory}: it has no {HEADER}"
+                "there is no repository in {}: it has no {HEADER}",
+                directory.display()
             )));
         }
         Self::open(url, runtime)

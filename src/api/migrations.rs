@@ -133,9 +133,9 @@ pub(super) async fn migrate_collection(
     let plan = app
         .blocking(move |app| migrate::plan(app.engine(), request))
         .await?;
-    let (engine, settings) = (app.engine().clone(), app.migrate_settings());
+    let (engine, catch_up) = (app.engine().clone(), app.catch_up());
     let work = Box::new(move |progress: &Progress| {
-        migrate::execute(&engine, &plan, settings, progress).map(|outcome| result(&outcome))
+        migrate::execute(&engine, &plan, catch_up, progress).map(|outcome| result(&outcome))
     });
     run_job(
         &app,

@@ -118,7 +118,7 @@ fn json<T: Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).expect("catalog values have string keys only")
 }
 
-fn from_json<'a, T: Deserialize<'a>>(payload: &'a [u8]) -> Result<T> {
+pub(super) fn from_json<'a, T: Deserialize<'a>>(payload: &'a [u8]) -> Result<T> {
     serde_json::from_slice(payload)
         .map_err(|error| Error::storage("a catalog entry cannot be decoded").because(error))
 }

@@ -43,6 +43,15 @@ pub struct Tombstone {
     pub id: String,
 }
 
+/// Bounds of catching up with writes that go on.
+#[derive(Clone, Copy, Debug)]
+pub struct CatchUp {
+    /// Changes that the last round may read while writes wait.
+    pub max_last_round: usize,
+    /// Rounds before the last one comes whatever it costs.
+    pub max_rounds: usize,
+}
+
 /// One layer of one collection, to be copied without any lock.
 pub struct Layer {
     /// Definition and head when the layer was begun.
@@ -122,8 +131,8 @@ impl Engine {
                 && *since <= writer.sequence
                 && head.is_ok_and(|head| head.tombstone_floor <= *since)
         });
-        let lowest = watermarks.values().copied().min();
-        let pin = lowest.map_or(writer.sequence, |lowest| lowest.min(writer.sequence));
+        let pin = watermarks.values().copied().min();
+        let pin = pin.unwrap_or(writer.sequence);
         self.inner.pins.lock().push((token, pin));
         Cut {
             engine: self.clone(),
@@ -220,8 +229,7 @@ impl Cut {
     /// Those of `copy`, of reading, and `Canceled`.
     pub fn run(
         mut self,
-        max_changes: usize,
-        max_rounds: usize,
+        catch_up: CatchUp,
         progress: &Progress,
         mut copy: impl FnMut(Uuid, Layer) -> Result<()>,
     ) -> Result<Final> {
@@ -239,10 +247,10 @@ impl Cut {
                 }
             }
             // Where writers outrun the rounds, the last one takes what is left, whatever it costs.
-            let bound = if round >= max_rounds {
+            let bound = if round >= catch_up.max_rounds {
                 usize::MAX
             } else {
-                max_changes
+                catch_up.max_last_round
             };
             match self.try_finish(bound)? {
                 Finish::Done(last) => return Ok(last),

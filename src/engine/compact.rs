@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::Engine;
+use super::{CatchUp, Engine};
 use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
 
@@ -21,15 +21,6 @@ pub struct Usage {
     pub live_bytes: u64,
     /// Live records of all collections.
     pub records: u64,
-}
-
-/// Bounds of a compaction's catching up.
-#[derive(Clone, Copy, Debug)]
-pub struct CompactionSettings {
-    /// Keys that may be left to copy while writes wait.
-    pub max_last_round: usize,
-    /// Rounds before the last one comes whatever it costs.
-    pub max_rounds: usize,
 }
 
 impl Engine {
@@ -63,16 +54,16 @@ impl Engine {
     /// # Errors
     /// `Conflict` when a compaction runs; `Canceled`; `Unavailable`; `StorageFault` for a damaged value or
     /// a copy that cannot be written. The store goes on as it was.
-    pub fn compact(&self, settings: CompactionSettings, progress: &Progress) -> Result<()> {
+    pub fn compact(&self, catch_up: CatchUp, progress: &Progress) -> Result<()> {
         let inner = &self.inner;
         let compaction = inner.store.begin_compaction()?;
         progress.phase("copying", self.usage()?.records);
         compaction.copy(progress)?;
         progress.phase("catching up", 0);
-        for _ in 0..settings.max_rounds {
+        for _ in 0..catch_up.max_rounds {
             // Synced now, there is little left to sync under the lock.
             compaction.sync()?;
-            if compaction.catch_up()? <= settings.max_last_round {
+            if compaction.catch_up()? <= catch_up.max_last_round {
                 break;
             }
         }

@@ -7,6 +7,7 @@ use super::collection::Collection;
 use super::format::{self, StoredRecord};
 use super::metadata::MetadataIndex;
 use super::store::{Store, Tree, prefix_end};
+use super::threads::joined;
 use super::vectors::Columns;
 use crate::error::{Error, Result};
 use crate::model::metadata::Metadata;
@@ -123,11 +124,4 @@ fn fill_metadata(received: Receiver<Metadatas>) -> MetadataIndex {
         index.insert(ordinal, &metadata);
     }
     index
-}
-
-fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> T {
-    match thread.join() {
-        Ok(done) => done,
-        Err(panic) => std::panic::resume_unwind(panic),
-    }
 }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::Engine;
 use super::catalog::{self, CatalogBatch};
 use super::store::{Batch, Tree};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::digest::Digest;
 
 /// A backup that holds a collection as it was at a sequence of this store.
@@ -60,11 +60,9 @@ impl Engine {
         collection: Uuid,
     ) -> Result<Option<BackupMarker>> {
         let key = catalog::marker_key(collection, repository);
-        let Some(payload) = self.inner.store.get(Tree::Catalog, &key)? else {
-            return Ok(None);
-        };
-        serde_json::from_slice(&payload)
-            .map(Some)
-            .map_err(|error| Error::storage("a backup's marker cannot be decoded").because(error))
+        let payload = self.inner.store.get(Tree::Catalog, &key)?;
+        payload
+            .map(|payload| catalog::from_json(&payload))
+            .transpose()
     }
 }

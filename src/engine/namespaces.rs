@@ -482,8 +482,7 @@ fn no_collection(name: &str) -> Error {
     Error::not_found(format!("Collection [{name}] does not exist"))
 }
 
-/// The conflict that a taken name is.
-/// The error of a taken name, in the words of Chroma's server.
+/// The conflict that a taken name is, in the words of Chroma's server.
 pub fn already_exists(name: &CollectionName) -> Error {
     Error::name_conflict(format!("Collection [{}] already exists", name.name))
         .with("collection", name.to_string())

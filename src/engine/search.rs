@@ -14,6 +14,7 @@ use super::collection::{Collection, Projection};
 use super::format::StoredRecord;
 use super::kernel::{self, RoundedQuery};
 use super::metadata::Selection;
+use super::threads::in_shares;
 use super::vectors::Columns;
 use super::{Engine, Inner};
 use crate::error::{Error, Result};
@@ -32,8 +33,6 @@ pub struct GetRequest {
     pub limit: Option<usize>,
     /// After passing over this many.
     pub offset: usize,
-    /// The parts to return.
-    pub projection: Projection,
 }
 
 /// A search for the nearest records to each of several vectors.
@@ -61,20 +60,25 @@ pub struct Neighbour {
 }
 
 impl Engine {
-    /// Reads records, in insertion order.
+    /// Reads the wanted parts of records, in insertion order.
     ///
     /// # Errors
     /// `NotFound`, `Unavailable` for a damaged collection, `StorageFault`.
-    pub fn get(&self, collection: Uuid, request: &GetRequest) -> Result<Vec<Record>> {
+    pub fn get(
+        &self,
+        collection: Uuid,
+        request: &GetRequest,
+        projection: Projection,
+    ) -> Result<Vec<Record>> {
         let mut records = Vec::new();
         self.for_each(collection, request, |view| {
-            records.push(request.projection.apply(view)?);
+            records.push(projection.apply(view)?);
             Ok(())
         })?;
         Ok(records)
     }
 
-    /// As [`Engine::get`], record by record; the request's projection is not asked.
+    /// As [`Engine::get`], record by record.
     ///
     /// # Errors
     /// Those of [`Engine::get`] and of `visit`.
@@ -372,34 +376,6 @@ impl Shortlist {
 
 /// Components compared per thread below which starting another one costs more than it saves.
 const MIN_COMPONENTS_PER_THREAD: usize = 8_000_000;
-
-/// Shares `count` items out over up to `threads` threads.
-fn in_shares<T: Send>(
-    count: usize,
-    threads: usize,
-    work: impl Fn(Range<usize>) -> T + Sync,
-) -> Vec<T> {
-    let share = count.div_ceil(threads.max(1)).max(1);
-    let ranges = (0..count)
-        .step_by(share)
-        .map(|start| start..(start + share).min(count));
-    if threads < 2 {
-        return ranges.map(work).collect();
-    }
-    let work = &work;
-    std::thread::scope(|scope| {
-        let running: Vec<_> = ranges
-            .map(|range| scope.spawn(move || work(range)))
-            .collect();
-        running
-            .into_iter()
-            .map(|thread| match thread.join() {
-                Ok(done) => done,
-                Err(panic) => std::panic::resume_unwind(panic),
-            })
-            .collect()
-    })
-}
 
 /// The ordinals of the `k` nearest of the candidates (of all records without), on up to `threads` threads.
 /// Distances and their order are those of f64; rounded vectors only rule out what cannot be near.

@@ -114,9 +114,10 @@ impl Columns {
 
     /// The rounded vector in a slot, unless the slot is dead.
     pub(super) fn rounded(&self, slot: usize) -> Option<(&[i8], &Rounding)> {
-        if self.sequence(slot)? == DEAD {
-            return None;
-        }
+        (self.sequence(slot)? != DEAD).then(|| self.codes(slot))?
+    }
+
+    fn codes(&self, slot: usize) -> Option<(&[i8], &Rounding)> {
         let codes = self.blocks.get(slot / BLOCK)?.codes.get(self.place(slot))?;
         Some((codes, self.roundings.get(slot)?))
     }
@@ -142,6 +143,34 @@ impl Columns {
     }
 
     fn push(&mut self, ordinal: u64, sequence: u64, vector: &[f32]) {
+        self.append(ordinal, sequence, vector, |codes| {
+            kernel::round(vector, codes)
+        });
+    }
+
+    /// Takes a slot of other columns over, rounded as it is there.
+    fn push_from(&mut self, other: &Self, slot: usize) {
+        if let (Some(ordinal), Some(sequence), Some(vector), Some((codes, rounding))) = (
+            other.ordinal(slot),
+            other.sequence(slot),
+            other.vector(slot),
+            other.codes(slot),
+        ) {
+            self.append(ordinal, sequence, vector, |kept| {
+                kept.extend_from_slice(codes);
+                *rounding
+            });
+        }
+    }
+
+    /// Fills the next slot; `round` appends the codes.
+    fn append(
+        &mut self,
+        ordinal: u64,
+        sequence: u64,
+        vector: &[f32],
+        round: impl FnOnce(&mut Vec<i8>) -> Rounding,
+    ) {
         if self.ordinals.is_empty() {
             self.dimension = vector.len();
         }
@@ -159,7 +188,7 @@ impl Columns {
         }
         if let Some(block) = self.blocks.last_mut() {
             block.components.extend_from_slice(vector);
-            self.roundings.push(kernel::round(vector, &mut block.codes));
+            self.roundings.push(round(&mut block.codes));
         }
         self.ordinals.push(ordinal);
         self.sequences.push(sequence);
@@ -194,11 +223,7 @@ impl Columns {
             if old == slot {
                 rebuilt.push(ordinal, sequence, vector);
             }
-            if let (Some(ordinal), Some(written), Some(vector)) =
-                (self.ordinal(old), self.sequence(old), self.vector(old))
-            {
-                rebuilt.push(ordinal, written, vector);
-            }
+            rebuilt.push_from(self, old);
         }
         rebuilt.dead = self.dead;
         *self = rebuilt;
@@ -221,11 +246,7 @@ impl Columns {
     fn pack(&mut self) {
         let mut packed = Self::default();
         for slot in self.live_slots() {
-            if let (Some(ordinal), Some(sequence), Some(vector)) =
-                (self.ordinal(slot), self.sequence(slot), self.vector(slot))
-            {
-                packed.push(ordinal, sequence, vector);
-            }
+            packed.push_from(self, slot);
         }
         packed.dimension = self.dimension;
         *self = packed;

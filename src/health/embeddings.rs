@@ -118,9 +118,9 @@ fn sample_of(engine: &Engine, info: &CollectionInfo, sample: usize) -> Result<Ve
             &GetRequest {
                 limit: Some(limit),
                 offset,
-                projection,
                 ..GetRequest::default()
             },
+            projection,
         )
     };
     if sample >= count {
@@ -220,6 +220,7 @@ fn search_again(
                             ids: Some(vec![record.id.clone()]),
                             ..GetRequest::default()
                         },
+                        Projection::default(),
                     )?
                     .is_empty() => {}
             _ => findings.lost.push(record.id.clone()),

@@ -7,13 +7,15 @@
 //! the store is synced up to the cut's moment: a backup never holds a state that a power cut can take
 //! back from the store it was made of.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::engine::{
-    BackupMarker, CollectionInfo, CutScope, Engine, FinalPart, Layer, StoredRecord, Tombstone,
+    BackupMarker, CatchUp, CollectionInfo, CutScope, Engine, FinalPart, Layer, StoredRecord,
+    Tombstone,
 };
 use crate::error::{Error, Kind, Result};
 use crate::model::names::CollectionName;
@@ -22,8 +24,8 @@ use crate::repository::format::{LayerReference, Manifest, ManifestCollection, RE
 use crate::repository::pack::{self, PackRow, PackTombstone};
 use crate::repository::{Repository, backup_id};
 
-/// Layers of a collection's state beyond which the next backup writes it whole: a restore reads one pack
-/// of each at a time.
+/// Layers of a collection's state beyond which the next backup writes it whole: where they overlap, a
+/// restore holds one pack of each.
 const MAX_LAYERS: usize = 64;
 
 /// How much to write.
@@ -58,10 +60,8 @@ pub struct BackupSettings {
     pub compression_level: i32,
     /// Bytes of records that a pack aims at.
     pub pack_bytes: u64,
-    /// Changes that the last round may read under the write lock.
-    pub max_last_round: usize,
-    /// Rounds before the last one comes whatever it costs.
-    pub max_rounds: usize,
+    /// Bounds of catching up.
+    pub catch_up: CatchUp,
 }
 
 /// A checked request.
@@ -90,17 +90,16 @@ pub fn plan(
                 .iter()
                 .map(|name| engine.collection_by_name(name))
                 .collect::<Result<_>>()?;
-            let mut ids: Vec<Uuid> = infos.iter().map(|info| info.descriptor.id).collect();
+            let mut ids = ids_of(&infos);
             ids.sort_unstable();
             ids.dedup();
             (CutScope::Collections(ids), infos)
         }
     };
-    if request.kind == BackupKind::Incremental {
-        let ids = infos.iter().map(|info| info.descriptor.id);
-        if parents(engine, repository, ids)?.is_empty() {
-            return Err(no_parent());
-        }
+    if request.kind == BackupKind::Incremental
+        && parents(engine, repository, ids_of(&infos))?.is_empty()
+    {
+        return Err(no_parent());
     }
     let needed: u64 = infos.iter().map(|info| info.head.bytes).sum();
     check_room(repository.room()?.map(|room| room.available_bytes), needed)?;
@@ -109,6 +108,10 @@ pub fn plan(
         request,
         created_at: now,
     })
+}
+
+fn ids_of(infos: &[CollectionInfo]) -> Vec<Uuid> {
+    infos.iter().map(|info| info.descriptor.id).collect()
 }
 
 /// Refuses work that needs more room than there is.
@@ -158,30 +161,25 @@ pub fn execute(
     let mut parents = match plan.request.kind {
         BackupKind::Full => BTreeMap::new(),
         BackupKind::Auto | BackupKind::Incremental => {
-            let ids = engine.all_collections();
-            parents(
-                engine,
-                repository,
-                ids.iter().map(|info| info.descriptor.id),
-            )?
+            let ids = match &plan.scope {
+                CutScope::All => ids_of(&engine.all_collections()),
+                CutScope::Collections(ids) => ids.clone(),
+            };
+            parents(engine, repository, ids)?
         }
     };
     let since = parents.iter().map(|(id, parent)| (*id, parent.sequence));
     let cut = engine.begin_cut_since(plan.scope, since.collect());
-    let in_scope: BTreeSet<Uuid> = cut.collections().into_iter().collect();
-    parents.retain(|id, _| in_scope.contains(id) && cut.is_incremental(*id));
+    parents.retain(|id, _| cut.is_incremental(*id));
     if plan.request.kind == BackupKind::Incremental && parents.is_empty() {
         return Err(no_parent());
     }
     for (id, parent) in &parents {
         packer.layers.insert(*id, parent.layers.clone());
     }
-    let last = cut.run(
-        settings.max_last_round,
-        settings.max_rounds,
-        progress,
-        |id, layer| packer.layer(id, &layer),
-    )?;
+    let last = cut.run(settings.catch_up, progress, |id, layer| {
+        packer.layer(id, &layer)
+    })?;
     progress.phase("sync", 0);
     engine.sync_to(last.sequence)?;
     let mut collections = Vec::new();
@@ -189,7 +187,9 @@ pub fn execute(
         collections.push(packer.finish(id, part)?);
     }
     progress.commit()?;
-    let parent = parents.into_values().max_by_key(|parent| parent.created_at);
+    // A collection that was dropped meanwhile is in no backup, and neither is what it would have started from.
+    let used = collections.iter().filter_map(|c| parents.remove(&c.id));
+    let parent = used.max_by_key(|parent| parent.created_at);
     let manifest = repository.commit(Manifest {
         format: REPOSITORY_FORMAT,
         repository_id: repository.id(),
@@ -248,32 +248,28 @@ fn no_parent() -> Error {
 fn parents(
     engine: &Engine,
     repository: &Repository,
-    collections: impl IntoIterator<Item = Uuid>,
+    collections: Vec<Uuid>,
 ) -> Result<BTreeMap<Uuid, Parent>> {
+    // Most collections have the same one: each is read and judged once.
     let mut manifests: BTreeMap<String, Option<Manifest>> = BTreeMap::new();
     let mut parents = BTreeMap::new();
     for id in collections {
         let Some(marker) = engine.backup_marker(repository.id(), id)? else {
             continue;
         };
-        let manifest = manifests.entry(marker.backup.clone()).or_insert_with(|| {
-            match repository.backup(&marker.backup) {
-                Ok(manifest) => Some(manifest),
-                Err(error) => {
-                    tracing::info!(backup = marker.backup, %error, "cannot serve as parent");
-                    None
-                }
+        let manifest = match manifests.entry(marker.backup.clone()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                unknown.insert(sound_backup(engine, repository, &marker.backup)?)
             }
-        });
+        };
         let Some(manifest) = manifest else { continue };
         let same = |found: &&ManifestCollection| found.id == id && found.digest == marker.digest;
         let Some(found) = manifest.collections.iter().find(same) else {
             continue;
         };
-        let usable = manifest.store_id == engine.store_id()
-            && manifest.sequence == marker.sequence
+        let usable = manifest.sequence == marker.sequence
             && is_worth_extending(found)
-            && !repository.is_known_damaged(manifest)?
             && repository.has_packs(found)?;
         if usable {
             let parent = Parent {
@@ -286,6 +282,20 @@ fn parents(
         }
     }
     Ok(parents)
+}
+
+/// A backup of this store that can be read and is not known to be damaged.
+fn sound_backup(engine: &Engine, repository: &Repository, id: &str) -> Result<Option<Manifest>> {
+    let manifest = match repository.backup(id) {
+        Ok(manifest) => manifest,
+        Err(error) => {
+            tracing::info!(backup = id, %error, "cannot serve as parent");
+            return Ok(None);
+        }
+    };
+    let sound =
+        manifest.store_id == engine.store_id() && !repository.is_known_damaged(&manifest)?;
+    Ok(sound.then_some(manifest))
 }
 
 /// Whether less than a third of what a restore would read is superseded, in few enough layers.

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::backup::check_room;
 use crate::disk;
-use crate::engine::{CompactionSettings, Engine, Usage};
+use crate::engine::{CatchUp, Engine, Usage};
 use crate::error::Result;
 use crate::progress::Progress;
 
@@ -71,14 +71,14 @@ pub fn plan(engine: &Engine) -> Result<()> {
 /// Those of [`Engine::compact`]; the store goes on as it was.
 pub fn execute(
     engine: &Engine,
-    settings: CompactionSettings,
+    catch_up: CatchUp,
     progress: &Progress,
 ) -> Result<CompactionOutcome> {
     let started = Instant::now();
     // It may have waited for a worker since it was planned.
     plan(engine)?;
     let before = engine.usage()?;
-    engine.compact(settings, progress)?;
+    engine.compact(catch_up, progress)?;
     let after = engine.usage()?;
     Ok(CompactionOutcome {
         before_bytes: before.file_bytes,

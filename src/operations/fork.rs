@@ -3,8 +3,8 @@
 use uuid::Uuid;
 
 use super::conflict::{Action, Target};
-use super::migrate::{self, MigrateSettings};
-use crate::engine::{CollectionInfo, Engine, already_exists};
+use super::migrate;
+use crate::engine::{CatchUp, CollectionInfo, Engine, already_exists};
 use crate::error::Result;
 use crate::model::names::{CollectionName, check_name};
 use crate::progress::Progress;
@@ -18,10 +18,11 @@ pub fn fork(
     engine: &Engine,
     source: Uuid,
     new_name: String,
-    settings: MigrateSettings,
+    catch_up: CatchUp,
 ) -> Result<CollectionInfo> {
     check_name(&new_name)?;
-    let origin = engine.collection(source)?.descriptor;
+    let found = engine.collection(source)?;
+    let origin = &found.descriptor;
     let name = CollectionName {
         name: new_name,
         ..origin.name.clone()
@@ -29,7 +30,7 @@ pub fn fork(
     if engine.collection_by_name(&name).is_ok() {
         return Err(already_exists(&name));
     }
-    migrate::check_copy_room(engine, source)?;
+    migrate::check_copy_room(engine, &found)?;
     let target = Target {
         name,
         action: Action::Created,
@@ -37,6 +38,6 @@ pub fn fork(
     };
     let root = origin.root.unwrap_or(source);
     let progress = Progress::default();
-    let copied = migrate::copy(engine, source, &target, Some(root), settings, &progress)?;
+    let copied = migrate::copy(engine, source, &target, Some(root), catch_up, &progress)?;
     engine.collection(copied.info.descriptor.id)
 }

@@ -8,7 +8,7 @@ use super::backup::check_room;
 use super::conflict::{Action, OnConflict, Target, decide};
 use super::stage::{Expected, Stage};
 use crate::disk;
-use crate::engine::{CollectionInfo, CutScope, Engine, Publication, Tombstone};
+use crate::engine::{CatchUp, CollectionInfo, CutScope, Engine, Publication, Tombstone};
 use crate::error::{Error, Result};
 use crate::model::digest::Digest;
 use crate::model::names::CollectionName;
@@ -26,15 +26,6 @@ pub struct MigrateRequest {
     pub target: CollectionName,
     /// What to do where the target exists.
     pub on_conflict: OnConflict,
-}
-
-/// Bounds of a migration's catching up.
-#[derive(Clone, Copy, Debug)]
-pub struct MigrateSettings {
-    /// Changes that the last round may read under the write lock.
-    pub max_last_round: usize,
-    /// Rounds before the last one comes whatever it costs.
-    pub max_rounds: usize,
 }
 
 /// A checked request.
@@ -81,7 +72,7 @@ pub fn plan(engine: &Engine, request: MigrateRequest) -> Result<MigratePlan> {
     }
     let source = engine.collection_by_name(&request.source)?;
     let target = decide(engine, request.target, request.on_conflict, "migrated", &[])?;
-    check_copy_room(engine, source.descriptor.id)?;
+    check_copy_room(engine, &source)?;
     Ok(MigratePlan {
         source: request.source,
         source_id: source.descriptor.id,
@@ -92,9 +83,9 @@ pub fn plan(engine: &Engine, request: MigrateRequest) -> Result<MigratePlan> {
 /// Checks that a copy of a collection in the same store has room.
 ///
 /// # Errors
-/// `NotFound`, `InsufficientStorage`.
-pub(super) fn check_copy_room(engine: &Engine, source: Uuid) -> Result<()> {
-    let needed = engine.collection(source)?.head.bytes.saturating_mul(2);
+/// `InsufficientStorage`.
+pub(super) fn check_copy_room(engine: &Engine, source: &CollectionInfo) -> Result<()> {
+    let needed = source.head.bytes.saturating_mul(2);
     check_room(Some(disk::available_bytes(engine.data_dir())?), needed)
 }
 
@@ -106,12 +97,12 @@ pub(super) fn check_copy_room(engine: &Engine, source: Uuid) -> Result<()> {
 pub fn execute(
     engine: &Engine,
     plan: &MigratePlan,
-    settings: MigrateSettings,
+    catch_up: CatchUp,
     progress: &Progress,
 ) -> Result<MigrateOutcome> {
     let started = std::time::Instant::now();
     let (source, target) = (plan.source_id, &plan.target);
-    let copied = copy(engine, source, target, None, settings, progress)?;
+    let copied = copy(engine, source, target, None, catch_up, progress)?;
     Ok(MigrateOutcome {
         source: plan.source.clone(),
         target: plan.target.name.clone(),
@@ -143,7 +134,7 @@ pub(super) fn copy(
     source: Uuid,
     target: &Target,
     root: Option<Uuid>,
-    settings: MigrateSettings,
+    catch_up: CatchUp,
     progress: &Progress,
 ) -> Result<Copied> {
     let found = engine.collection(source)?;
@@ -157,8 +148,7 @@ pub(super) fn copy(
         progress.advance(1, canonical.len() as u64);
     };
     let mut last = engine.begin_cut(CutScope::Collections(vec![source])).run(
-        settings.max_last_round,
-        settings.max_rounds,
+        catch_up,
         progress,
         |_, layer| {
             stage.remove(&ordinals(&layer.tombstones))?;

@@ -9,7 +9,9 @@ use crate::error::{Error, Kind, Result};
 use crate::model::digest::Digest;
 use crate::progress::Progress;
 use crate::repository::Repository;
-use crate::repository::format::{Manifest, ManifestCollection, Verification, VerificationLevel};
+use crate::repository::format::{
+    Manifest, ManifestCollection, PackReference, Verification, VerificationLevel,
+};
 use crate::repository::reader::CollectionReader;
 
 /// Problems that are named; beyond it they are only counted, in the last line.
@@ -117,21 +119,23 @@ pub fn check(
 }
 
 /// Every pack once, however many collections refer to it.
+fn distinct_packs(manifest: &Manifest) -> impl Iterator<Item = &PackReference> {
+    let mut seen = BTreeSet::new();
+    manifest.packs().filter(move |pack| seen.insert(&pack.hash))
+}
+
 fn check_presence(
     repository: &Repository,
     manifest: &Manifest,
     outcome: &mut VerificationOutcome,
 ) -> Result<()> {
-    let mut seen = BTreeSet::new();
-    for reference in manifest.packs() {
-        if seen.insert(&reference.hash) {
-            outcome.checked_packs += 1;
-            if !repository.has_pack(reference)? {
-                outcome.note(format!(
-                    "pack {} is missing or has another size",
-                    reference.hash
-                ));
-            }
+    for reference in distinct_packs(manifest) {
+        outcome.checked_packs += 1;
+        if !repository.has_pack(reference)? {
+            outcome.note(format!(
+                "pack {} is missing or has another size",
+                reference.hash
+            ));
         }
     }
     Ok(())
@@ -143,17 +147,15 @@ fn check_bytes(
     progress: &Progress,
     outcome: &mut VerificationOutcome,
 ) -> Result<()> {
-    let mut seen = BTreeSet::new();
-    progress.phase("verify", manifest.packs().map(|pack| pack.records).sum());
-    for reference in manifest.packs() {
-        if seen.insert(&reference.hash) {
-            progress.check()?;
-            outcome.checked_packs += 1;
-            if let Some(bytes) = outcome.judge(repository.pack(reference))? {
-                outcome.checked_bytes += bytes.len() as u64;
-            }
-            progress.advance(reference.records, reference.size_bytes);
+    let total = distinct_packs(manifest).map(|pack| pack.records).sum();
+    progress.phase("verify", total);
+    for reference in distinct_packs(manifest) {
+        progress.check()?;
+        outcome.checked_packs += 1;
+        if let Some(bytes) = outcome.judge(repository.pack(reference))? {
+            outcome.checked_bytes += bytes.len() as u64;
         }
+        progress.advance(reference.records, reference.size_bytes);
     }
     Ok(())
 }

@@ -27,20 +27,29 @@ pub(super) struct Backend {
     directory: Option<PathBuf>,
 }
 
+/// The directory that a repository's URL names.
+///
+/// # Errors
+/// `InvalidArgument` for a URL of another kind.
+pub(super) fn directory(url: &str) -> Result<PathBuf> {
+    let directory = match url.split_once("://") {
+        None => PathBuf::from(url),
+        Some(("file", path)) => PathBuf::from(path),
+        Some((scheme, _)) => {
+            return Err(Error::invalid(format!(
+                "repository.url: {scheme}:// is not offered; give a directory"
+            )));
+        }
+    };
+    if directory.as_os_str().is_empty() {
+        return Err(Error::invalid("repository.url: the directory is empty"));
+    }
+    Ok(directory)
+}
+
 impl Backend {
     pub(super) fn open(url: &str, runtime: Handle) -> Result<Self> {
-        let directory = match url.split_once("://") {
-            None => PathBuf::from(url),
-            Some(("file", path)) => PathBuf::from(path),
-            Some((scheme, _)) => {
-                return Err(Error::invalid(format!(
-                    "repository.url: {scheme}:// is not offered; give a directory"
-                )));
-            }
-        };
-        if directory.as_os_str().is_empty() {
-            return Err(Error::invalid("repository.url: the directory is empty"));
-        }
+        let directory = directory(url)?;
         let fail = |error: &dyn std::fmt::Display| {
             Error::storage(format!(
                 "the repository directory {} cannot be used: {error}",

@@ -13,8 +13,8 @@ use proptest::sample::{Index, select};
 use serde_json::json;
 use uuid::Uuid;
 use vectorkeep::engine::{
-    CompactionSettings, DeleteRequest, Durability, Engine, EngineOptions, GetRequest,
-    InspectionLimits, NewCollection, OpenOptions, Projection, QueryRequest, RecordPatch, WriteMode,
+    CatchUp, DeleteRequest, Durability, Engine, EngineOptions, GetRequest, InspectionLimits,
+    NewCollection, OpenOptions, Projection, QueryRequest, RecordPatch, WriteMode,
 };
 use vectorkeep::model::collection::CollectionDefinition;
 use vectorkeep::model::configuration::ConfigurationRequest;
@@ -215,11 +215,11 @@ fn apply(engine: &Engine, id: Uuid, model: &mut Model, step: &Step) {
             );
         }
         Step::Compact => {
-            let settings = CompactionSettings {
+            let catch_up = CatchUp {
                 max_last_round: 100,
                 max_rounds: 3,
             };
-            engine.compact(settings, &Progress::default()).unwrap();
+            engine.compact(catch_up, &Progress::default()).unwrap();
         }
         Step::Reopen => {}
     }
@@ -228,17 +228,7 @@ fn apply(engine: &Engine, id: Uuid, model: &mut Model, step: &Step) {
 /// Compares all that can be read with the model.
 fn compare(engine: &Engine, id: Uuid, model: &Model, pick: Index) {
     let expected = model.list();
-    let get = |request: GetRequest| {
-        engine
-            .get(
-                id,
-                &GetRequest {
-                    projection: EVERYTHING,
-                    ..request
-                },
-            )
-            .unwrap()
-    };
+    let get = |request: GetRequest| engine.get(id, &request, EVERYTHING).unwrap();
     let same = |found: &[Record], expected: &[Record]| {
         let (found, expected): (Vec<_>, Vec<_>) = (
             found.iter().map(bits).collect(),
@@ -456,7 +446,9 @@ fn ordinals_are_not_given_twice_after_everything_was_deleted() {
                 .write(id, WriteMode::Add, vec![patch_of(record)])
                 .unwrap();
         }
-        let found = engine.get(id, &GetRequest::default()).unwrap();
+        let found = engine
+            .get(id, &GetRequest::default(), Projection::default())
+            .unwrap();
         assert_eq!(
             found.iter().map(|r| &r.id).collect::<Vec<_>>(),
             order.iter().map(|r| &r.id).collect::<Vec<_>>()

@@ -296,8 +296,7 @@ pub(in crate::api) async fn fork_collection(
             let id = collection_id(&id)?;
             let request: ForkCollectionRequest = body.parse()?;
             check_name(&request.new_name).map_err(field("new_name"))?;
-            let settings = app.migrate_settings();
-            fork::fork(app.engine(), id, request.new_name, settings)
+            fork::fork(app.engine(), id, request.new_name, app.catch_up())
         })
         .await?;
     Ok(Json(info.into()))

@@ -15,7 +15,7 @@ use super::columns::{JsonColumns, json_parts};
 use super::wire::{Include, finite, inconsistent_dimensions, projection, visible};
 use super::{collection_id, filters};
 use crate::app::App;
-use crate::engine::{GetRequest, Neighbour, Projection, QueryRequest};
+use crate::engine::{GetRequest, Neighbour, QueryRequest};
 use crate::error::{Error, Kind, Result};
 use crate::model::metadata::Metadata;
 use crate::model::record::Record;
@@ -158,7 +158,6 @@ pub(in crate::api) async fn get_records(
                 filter,
                 limit: request.limit.map(|limit| limit as usize),
                 offset: request.offset.unwrap_or(0) as usize,
-                projection: Projection::default(),
             };
             app.engine()
                 .for_each(id, &request, |record| columns.push(record))?;
