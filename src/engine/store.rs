@@ -5,6 +5,7 @@
 //! (group commit). After any storage error the store is poisoned: it takes no more writes, because
 //! nobody knows what state the failed one left.
 
+mod batch;
 mod compaction;
 mod files;
 mod open;
@@ -27,13 +28,10 @@ use super::format::{self, INLINE, SPLIT, SplitHead};
 use crate::disk;
 use crate::error::{Error, Kind, Result};
 
+pub(super) use batch::Batch;
 use files::{Files, contained};
 pub use open::OpenOptions;
 use watermark::Watermark;
-
-/// Payloads above this lie in chunks of this size. A sled leaf holds up to 17 values and is rewritten
-/// as one log message, which must stay below a quarter of the segment.
-const MAX_INLINE_BYTES: usize = 24 * 1024;
 
 /// A named tree; the discriminant stands in every check and chunk key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,26 +70,6 @@ type TreeKey = (u8, Vec<u8>);
 const SEQUENCE_KEY: &[u8] = b"sequence";
 const STORE_ID_KEY: &[u8] = b"store_id";
 const FORMAT_KEY: &[u8] = b"format";
-
-/// Writes that become visible and durable together.
-#[derive(Default)]
-pub(super) struct Batch {
-    operations: Vec<(Tree, Vec<u8>, Option<Vec<u8>>)>,
-}
-
-impl Batch {
-    pub(super) fn put(&mut self, tree: Tree, key: Vec<u8>, payload: Vec<u8>) {
-        self.operations.push((tree, key, Some(payload)));
-    }
-
-    pub(super) fn remove(&mut self, tree: Tree, key: Vec<u8>) {
-        self.operations.push((tree, key, None));
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.operations.len()
-    }
-}
 
 /// A payload that was read and checked.
 pub(super) struct Value(Repr);
@@ -333,11 +311,7 @@ impl Store {
             SEQUENCE_KEY.to_vec(),
             sequence.to_le_bytes().to_vec(),
         );
-        let writes: Vec<_> = batch
-            .operations
-            .into_iter()
-            .map(|(tree, key, payload)| Write::new(tree, key, payload))
-            .collect();
+        let writes = batch.into_writes();
         let files = self.files.load();
         let old_chunks: Vec<u32> = self.guarded("commit", || {
             use sled::Transactional as _;
@@ -413,80 +387,6 @@ impl Store {
     pub(super) fn close(&self) -> Result<()> {
         self.wait_synced(self.committed())?;
         self.write_watermark()
-    }
-}
-
-/// One prepared write: framed, and split where it is too long for one value.
-struct Write {
-    tree: u8,
-    key: Vec<u8>,
-    value: Option<Vec<u8>>,
-    chunks: Vec<(Vec<u8>, Vec<u8>)>,
-}
-
-impl Write {
-    fn new(tree: Tree, key: Vec<u8>, payload: Option<Vec<u8>>) -> Self {
-        let tree = tree as u8;
-        let mut chunks = Vec::new();
-        let value = payload.map(|payload| {
-            if payload.len() <= MAX_INLINE_BYTES {
-                return format::seal(tree, &key, INLINE, &payload);
-            }
-            for (index, chunk) in (0_u32..).zip(payload.chunks(MAX_INLINE_BYTES)) {
-                let chunk_key = format::chunk_key(tree, &key, index);
-                let sealed = format::seal(CHUNKS, &chunk_key, INLINE, chunk);
-                chunks.push((chunk_key, sealed));
-            }
-            let head = SplitHead {
-                chunks: u32::try_from(chunks.len()).expect("bodies are bounded far below 4 GiB"),
-                hash: *blake3::hash(&payload).as_bytes(),
-            };
-            format::seal(tree, &key, SPLIT, &head.encode())
-        });
-        Self {
-            tree,
-            key,
-            value,
-            chunks,
-        }
-    }
-
-    /// Returns in how many chunks the value before lay.
-    fn apply(
-        &self,
-        trees: &[TransactionalTree],
-    ) -> std::result::Result<u32, sled::transaction::UnabortableTransactionError> {
-        let at = |tree: u8| {
-            trees
-                .get(usize::from(tree))
-                .expect("every tree takes part in every transaction")
-        };
-        let tree = at(self.tree);
-        let old = match &self.value {
-            Some(value) => tree.insert(self.key.as_slice(), value.as_slice())?,
-            None => tree.remove(self.key.as_slice())?,
-        };
-        let old_chunks = old.as_deref().map_or(0, SplitHead::chunks_behind);
-        let new_chunks = u32::try_from(self.chunks.len()).unwrap_or(u32::MAX);
-        for index in new_chunks..old_chunks {
-            at(CHUNKS).remove(format::chunk_key(self.tree, &self.key, index))?;
-        }
-        for (key, value) in &self.chunks {
-            at(CHUNKS).insert(key.as_slice(), value.as_slice())?;
-        }
-        Ok(old_chunks)
-    }
-
-    /// Every key that this write touched, where the value before lay in `old_chunks` chunks.
-    fn keys(self, old_chunks: u32) -> impl Iterator<Item = TreeKey> {
-        let new_chunks = u32::try_from(self.chunks.len()).unwrap_or(u32::MAX);
-        let Self { tree, key, .. } = self;
-        let chunk = {
-            let key = key.clone();
-            move |index| (CHUNKS, format::chunk_key(tree, &key, index))
-        };
-        let chunks = (0..old_chunks.max(new_chunks)).map(chunk);
-        chunks.chain(std::iter::once((tree, key)))
     }
 }
 
