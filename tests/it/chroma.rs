@@ -162,14 +162,7 @@ async fn writes_merge_skip_and_delete_as_the_protocol_says() {
         "the first inserted go first"
     );
 
-    service
-        .send(
-            "DELETE",
-            &format!("{DEFAULT_NAMESPACE}/collections/writes"),
-            None,
-        )
-        .await
-        .expect(200);
+    service.drop_collection("writes").await;
     let gone = collection.post("get", json!({})).await.ok(404);
     assert_eq!(gone["error"], "NotFoundError");
 }

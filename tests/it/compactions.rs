@@ -6,9 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde_json::json;
 
-use crate::harness::{
-    DEFAULT_NAMESPACE, Service, copy_directory, eventually, files_below, numbered,
-};
+use crate::harness::{Service, copy_directory, eventually, files_below, numbered};
 
 /// Names of the store's directories.
 fn store_directories(data_dir: &Path) -> Vec<String> {
@@ -20,11 +18,6 @@ fn store_directories(data_dir: &Path) -> Vec<String> {
         .collect();
     names.sort();
     names
-}
-
-async fn drop_collection(service: &Service, name: &str) {
-    let path = format!("{DEFAULT_NAMESPACE}/collections/{name}");
-    service.send("DELETE", &path, None).await.expect(200);
 }
 
 fn bytes_below(data_dir: &Path) -> u64 {
@@ -133,7 +126,7 @@ async fn space_comes_back_while_writes_go_on_and_nothing_is_lost() {
         assert_eq!(health["status"], "pass", "{health}");
     }
     // A dropped collection's records do not come back either.
-    drop_collection(&service, "gone").await;
+    service.drop_collection("gone").await;
     service
         .post("/compactions?wait=true", json!({}))
         .await
@@ -154,7 +147,7 @@ async fn a_compaction_starts_by_itself_past_the_ratio() {
     .await;
     service.create("kept").await.add(&numbered("k", 20)).await;
     churn(&service).await;
-    drop_collection(&service, "scratch").await;
+    service.drop_collection("scratch").await;
     eventually("a compaction by itself that gives space back", async || {
         let found = service
             .get("/jobs?kind=compaction&state=succeeded")

@@ -262,14 +262,7 @@ async fn an_empty_data_directory_gets_everything_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_conflict_among_several_changes_none() {
     let (mut service, ..) = with_backup().await;
-    service
-        .send(
-            "DELETE",
-            &format!("{DEFAULT_NAMESPACE}/collections/words"),
-            None,
-        )
-        .await
-        .expect(200);
+    service.drop_collection("words").await;
     let before = visible(&service).await;
     // "words" is free, "small" is not.
     restore(&service, json!({"backup": "latest"}))

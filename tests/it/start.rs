@@ -2,6 +2,7 @@
 
 mod disk;
 mod loss;
+mod offline;
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -509,92 +510,4 @@ async fn a_directory_that_cannot_be_written_is_a_clear_error() {
         assert!(message.to_lowercase().contains("denied"), "{message}");
     }
     fs::set_permissions(home.path(), Permissions::from_mode(0o755)).unwrap();
-}
-
-/// The machine that held the store may be gone.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_repository_is_listed_and_verified_without_a_service_and_nothing_is_written() {
-    let home = tempfile::tempdir().unwrap();
-    let process = Process::start(home.path(), &[]).await;
-    let words = process.http.create("words").await;
-    words.add(&numbered("w", 120)).await;
-    let first = text(&process.http.backup(json!({})).await["id"]);
-    words.add(&numbered("more", 10)).await;
-    let second = text(&process.http.backup(json!({})).await["id"]);
-    process.stop().await;
-    fs::remove_dir_all(home.path().join("data")).unwrap();
-    let repository = home.path().join("repository");
-    let run = |arguments: &[&str]| {
-        let output = Command::new(BINARY)
-            .arg("backups")
-            .args(arguments)
-            .arg("--repository")
-            .arg(&repository)
-            .output()
-            .unwrap();
-        let said =
-            String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-        (output.status.code(), said.into_owned())
-    };
-    let before = files_below(&repository);
-    let (code, listed) = run(&["list"]);
-    assert_eq!(code, Some(0), "{listed}");
-    let lines: Vec<&str> = listed.lines().collect();
-    assert_eq!(lines.len(), 2, "{listed}");
-    for (line, id, kind, records) in [
-        (lines[0], &second, "incremental", "130 records"),
-        (lines[1], &first, "full", "120 records"),
-    ] {
-        assert!(line.starts_with(id.as_str()), "{line}");
-        assert!(
-            line.contains(kind) && line.contains(records) && line.contains("never"),
-            "{line}"
-        );
-    }
-    for (arguments, id, records) in [
-        (vec!["verify"], &second, 130),
-        (
-            vec!["verify", "--backup", &first, "--level", "records"],
-            &first,
-            120,
-        ),
-        (
-            vec!["verify", "--backup", &first, "--level", "checksums"],
-            &first,
-            0,
-        ),
-    ] {
-        let (code, said) = run(&arguments);
-        assert_eq!(code, Some(0), "{said}");
-        assert!(said.contains(&format!("{id}: sound")), "{said}");
-        assert!(said.contains(&format!(" {records} records")), "{said}");
-    }
-    assert_eq!(files_below(&repository), before);
-    for arguments in [
-        vec!["verify", "--backup", "backup_2001-01-01_00-00-00"],
-        vec!["verify", "--level", "deep"],
-    ] {
-        assert_eq!(run(&arguments).0, Some(1));
-    }
-
-    let pack = before
-        .iter()
-        .find(|file| file.extension().is_some_and(|e| e == "arrow"))
-        .unwrap();
-    let mut bytes = fs::read(pack).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    fs::write(pack, bytes).unwrap();
-    let (code, said) = run(&["verify", "--backup", &second]);
-    assert_eq!(code, Some(1), "{said}");
-    assert!(
-        said.contains(pack.file_stem().unwrap().to_str().unwrap()),
-        "{said}"
-    );
-
-    // Where there is no repository, none is made.
-    fs::remove_dir_all(&repository).unwrap();
-    let (code, said) = run(&["list"]);
-    assert_eq!(code, Some(1), "{said}");
-    assert!(!repository.exists());
 }

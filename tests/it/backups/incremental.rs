@@ -7,9 +7,7 @@ use serde_json::{Value, json};
 use vectorkeep::model::record::Record;
 
 use super::exported;
-use crate::harness::{
-    Collection, DEFAULT_NAMESPACE, Service, copy_directory, digest, numbered, text,
-};
+use crate::harness::{Collection, Service, copy_directory, digest, numbered, text};
 
 /// What each collection holds now, by name.
 async fn live(service: &Service) -> BTreeMap<String, Vec<Record>> {
@@ -38,8 +36,7 @@ async fn assert_restores(
             "collections": [{"name": name, "to": {"name": to}}]});
         service.post("/restore?wait=true", body).await.ok(200);
         assert_eq!(&service.open(&to).await.records().await, records, "{name}");
-        let path = format!("{DEFAULT_NAMESPACE}/collections/{to}");
-        service.send("DELETE", &path, None).await.expect(200);
+        service.drop_collection(&to).await;
     }
 }
 
@@ -48,11 +45,6 @@ fn of_kind<'a>(backup: &'a Value, kind: &str, parent: Option<&Value>) -> &'a Val
     let parent = parent.map_or(Value::Null, |parent| parent["id"].clone());
     assert_eq!(backup["parent"], parent, "{backup}");
     backup
-}
-
-async fn drop_collection(service: &Service, name: &str) {
-    let path = format!("{DEFAULT_NAMESPACE}/collections/{name}");
-    service.send("DELETE", &path, None).await.expect(200);
 }
 
 /// Updates, inserts and deletes: how many records changed or came, how many went.
@@ -154,7 +146,7 @@ async fn without_a_parent_incremental_is_refused_and_auto_is_full() {
     of_kind(&full, "full", None);
 
     // A collection made again under its name is another one.
-    drop_collection(&service, "words").await;
+    service.drop_collection("words").await;
     service.create("words").await.add(&numbered("x", 60)).await;
     let again = service.backup(json!({})).await;
     of_kind(&again, "full", None);

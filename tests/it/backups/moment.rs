@@ -8,7 +8,7 @@ use serde_json::json;
 use vectorkeep::model::record::Record;
 
 use super::exported;
-use crate::harness::{Collection, DEFAULT_NAMESPACE, Http, Service, columns, numbered, text};
+use crate::harness::{Collection, Http, Service, columns, numbered, text};
 
 /// What two collections show while a mover takes from one and gives to the other, one after the other.
 const TOTAL: i64 = 40;
@@ -232,13 +232,7 @@ async fn collections_that_come_and_go_do_not_fail_a_backup_of_everything() {
                 for round in 0.. {
                     let name = format!("passing-{number}-{round}");
                     http.create(&name).await.add(&numbered("p", 5)).await;
-                    http.send(
-                        "DELETE",
-                        &format!("{DEFAULT_NAMESPACE}/collections/{name}"),
-                        None,
-                    )
-                    .await
-                    .expect(200);
+                    http.drop_collection(&name).await;
                     if stop.load(Ordering::Relaxed) {
                         return;
                     }

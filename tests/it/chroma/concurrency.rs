@@ -180,8 +180,7 @@ async fn a_read_that_meets_the_end_of_its_collection_is_whole_or_refused() {
         let readers: Vec<_> = readers.collect();
         // One read more than nothing: the others are under way.
         doomed.post("get", json!({"include": []})).await.expect(200);
-        let path = format!("{DEFAULT_NAMESPACE}/collections/{}", doomed.name);
-        service.send("DELETE", &path, None).await.expect(200);
+        service.drop_collection(&doomed.name).await;
         for reader in readers {
             let (read, broken) = reader.await.unwrap();
             whole += read;

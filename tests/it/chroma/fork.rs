@@ -58,8 +58,7 @@ async fn a_fork_is_the_same_and_goes_its_own_way() {
         assert_eq!(at(&second).dump().await, forked);
         assert_eq!(at(&origin).count().await, 718);
     }
-    let path = format!("{DEFAULT_NAMESPACE}/collections/first-fork");
-    service.send("DELETE", &path, None).await.expect(200);
+    service.drop_collection("first-fork").await;
     assert_eq!(count(&service, &second.at(&service)).await, 1);
     assert_eq!(second.at(&service).dump().await, forked);
 }

@@ -153,6 +153,12 @@ impl Http {
         self.open_in(DEFAULT_NAMESPACE, name).await
     }
 
+    /// Drops a collection of the default database.
+    pub(crate) async fn drop_collection(&self, name: &str) {
+        let path = format!("{DEFAULT_NAMESPACE}/collections/{name}");
+        self.send("DELETE", &path, None).await.expect(200);
+    }
+
     /// Names in the default database.
     pub(crate) async fn names(&self) -> BTreeSet<String> {
         let listed = self
