@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use vectorkeep::api;
 use vectorkeep::app::App;
 use vectorkeep::config::Config;
+use vectorkeep::engine::{Durability, Engine, EngineOptions, OpenOptions};
 use vectorkeep::error::{Error, Kind, Result};
 
 pub(crate) use client::{Answer, Collection, Http};
@@ -38,6 +39,30 @@ pub(crate) async fn eventually<T>(what: &str, mut probe: impl AsyncFnMut() -> Op
         }
         assert!(started.elapsed() < BOUND, "waited in vain: {what}");
         tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Opens a store with no service. The last thread of what had it open may still be on its way out. Blocks.
+pub(crate) fn open_engine(data_dir: &Path, durability: Durability, max_tombstones: u64) -> Engine {
+    let options = EngineOptions {
+        store: OpenOptions {
+            data_dir: data_dir.to_owned(),
+            cache_bytes: 16 << 20,
+            accept_data_loss: false,
+            min_free_bytes: 0,
+        },
+        durability,
+        max_tombstones,
+    };
+    let started = Instant::now();
+    loop {
+        match Engine::open(options.clone()) {
+            Ok(engine) => return engine,
+            Err(error) if error.kind() == Kind::Conflict && started.elapsed() < BOUND => {
+                std::thread::sleep(POLL);
+            }
+            Err(error) => panic!("the store does not open: {error:?}"),
+        }
     }
 }
 

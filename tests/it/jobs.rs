@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use chrono::Utc;
 use serde_json::{Value, json};
-use vectorkeep::engine::{Durability, Engine, EngineOptions, OpenOptions};
+use vectorkeep::engine::Durability;
 use vectorkeep::jobs::{JobKind, JobRecord, JobState};
 use vectorkeep::progress::Progress;
 
-use crate::harness::{Service, eventually, numbered, text};
+use crate::harness::{Service, eventually, numbered, open_engine, text};
 
 /// Puts a job to work that only ends when it is told to, or cancelled. The id, and what ends it.
 async fn blocking_job(service: &Service, committed: bool) -> (String, mpsc::Sender<()>) {
@@ -246,17 +246,9 @@ async fn after_a_restart_no_job_is_running() {
 
     // As a kill leaves them: records that say queued and running.
     service.stop().await;
-    let engine = Engine::open(EngineOptions {
-        store: OpenOptions {
-            data_dir: service.data_dir().to_owned(),
-            cache_bytes: 1 << 20,
-            accept_data_loss: false,
-            min_free_bytes: 0,
-        },
-        durability: Durability::Always,
-        max_tombstones: 10,
-    })
-    .unwrap();
+    let data_dir = service.data_dir().to_owned();
+    let opening = move || open_engine(&data_dir, Durability::Always, 10);
+    let engine = tokio::task::spawn_blocking(opening).await.unwrap();
     let mut killed = Vec::new();
     for (kind, state) in [
         (JobKind::Backup, JobState::Queued),

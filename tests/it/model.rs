@@ -13,8 +13,8 @@ use proptest::sample::{Index, select};
 use serde_json::json;
 use uuid::Uuid;
 use vectorkeep::engine::{
-    CatchUp, DeleteRequest, Durability, Engine, EngineOptions, GetRequest, InspectionLimits,
-    NewCollection, OpenOptions, Projection, QueryRequest, RecordPatch, WriteMode,
+    CatchUp, DeleteRequest, Durability, Engine, GetRequest, InspectionLimits, NewCollection,
+    Projection, QueryRequest, RecordPatch, WriteMode,
 };
 use vectorkeep::model::collection::CollectionDefinition;
 use vectorkeep::model::configuration::ConfigurationRequest;
@@ -24,7 +24,7 @@ use vectorkeep::model::record::Record;
 use vectorkeep::model::schema;
 use vectorkeep::progress::Progress;
 
-use crate::harness::{digest, distance, numbered};
+use crate::harness::{digest, distance, numbered, open_engine};
 use steps::{DIMENSION, IDS, KEYS, Step, step, vector};
 
 const EVERYTHING: Projection = Projection {
@@ -35,17 +35,11 @@ const EVERYTHING: Projection = Projection {
 };
 
 fn open(directory: &Path) -> Engine {
-    Engine::open(EngineOptions {
-        store: OpenOptions {
-            data_dir: directory.to_owned(),
-            cache_bytes: 16 << 20,
-            accept_data_loss: false,
-            min_free_bytes: 0,
-        },
-        durability: Durability::Interval(Duration::from_millis(200)),
-        max_tombstones: 5,
-    })
-    .unwrap()
+    open_engine(
+        directory,
+        Durability::Interval(Duration::from_millis(200)),
+        5,
+    )
 }
 
 fn create(engine: &Engine, name: &str, space: &str) -> Uuid {
