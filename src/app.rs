@@ -1,22 +1,35 @@
 //! The application: opens everything once, owns it, shuts it down in order.
 
+mod spool;
+mod work;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use uuid::Uuid;
 
 use crate::config::{Config, DurabilityMode};
 use crate::engine::{CatchUp, Durability, Engine, EngineOptions, OpenOptions};
 use crate::error::{Error, Result};
 use crate::health::deep::DeepChecks;
-use crate::jobs::{JobKind, JobLimits, JobState, Jobs, Work};
+use crate::jobs::{JobKind, JobLimits, JobState, Jobs, Submission};
 use crate::model::filter;
 use crate::operations::backup::BackupSettings;
 use crate::operations::compact::{self, CompactionTrigger};
-use crate::progress::Progress;
-use crate::repository::Repository;
+use crate::operations::delete;
+use crate::operations::import::ImportSettings;
+use crate::repository::{BackendOptions, LockSettings, Repository, RepositoryOptions};
+
+pub use spool::Spooled;
+
+/// The claim of jobs that work on the store as a whole.
+pub const STORE_CLAIM: &str = "store";
+/// The claim of jobs that remove backups.
+pub const RETENTION_CLAIM: &str = "retention";
 
 /// Everything that runs. Cheap to clone.
 #[derive(Clone)]
@@ -34,6 +47,8 @@ struct Inner {
     started: Instant,
     draining: AtomicBool,
     deep_checks: DeepChecks,
+    /// Clients that may follow the events of jobs.
+    event_streams: Arc<Semaphore>,
     /// Bytes of the store's files after the last compaction of this process; 0 before the first.
     compacted_bytes: AtomicU64,
 }
@@ -44,6 +59,8 @@ impl App {
     /// # Errors
     /// What opening the store finds; `StorageFault` when jobs cannot be read.
     pub fn open(config: Config, runtime: Handle) -> Result<Self> {
+        let at = repository_options(&config);
+        Repository::check_settings(&at, runtime.clone())?;
         let storage = &config.storage;
         let engine = Engine::open(EngineOptions {
             store: OpenOptions {
@@ -64,7 +81,10 @@ impl App {
             workers: config.jobs.workers,
             max_queued: config.jobs.max_queued,
             kept: config.jobs.kept,
+            kept_for: Duration::from_millis(config.jobs.kept_ms),
         };
+        spool::clear(&config.storage.data_dir);
+        let event_streams = Arc::new(Semaphore::new(config.jobs.max_event_streams));
         let jobs = Jobs::open(engine.clone(), runtime.clone(), limits)?;
         let app = Self {
             inner: Arc::new(Inner {
@@ -76,32 +96,55 @@ impl App {
                 started: Instant::now(),
                 draining: AtomicBool::new(false),
                 deep_checks: DeepChecks::default(),
+                event_streams,
                 compacted_bytes: AtomicU64::new(0),
             }),
         };
-        if let Err(error) = app.repository() {
-            tracing::warn!(%error, "the repository cannot be opened; backups and restores will be refused");
+        if at.backend.is_remote() {
+            // Another machine may take its time; data is served meanwhile.
+            let opening = app.clone();
+            app.inner
+                .runtime
+                .spawn_blocking(move || opening.try_repository());
+        } else {
+            app.try_repository();
         }
-        app.watch_size();
+        app.jobs().resume(|record| app.work_again(record));
+        let config = &app.inner.config;
+        app.repeat(config.compaction.check_interval_ms, Self::compact_if_due);
+        app.repeat(config.repository.sweep_interval_ms, Self::sweep);
         Ok(app)
     }
 
-    /// Looks from time to time whether a compaction is due, for as long as the application is there.
-    fn watch_size(&self) {
+    /// Does something from time to time, for as long as the application is there.
+    fn repeat(&self, interval_ms: u64, what: fn(&Self) -> Result<()>) {
         let weak = Arc::downgrade(&self.inner);
-        let interval = Duration::from_millis(self.inner.config.compaction.check_interval_ms.max(1));
+        let interval = Duration::from_millis(interval_ms.max(1));
         self.inner.runtime.spawn(async move {
             loop {
                 tokio::time::sleep(interval).await;
                 let Some(inner) = weak.upgrade() else {
                     return;
                 };
-                let outcome = Self { inner }.blocking(Self::compact_if_due).await;
-                if let Err(error) = outcome {
-                    tracing::warn!(%error, "a compaction that is due could not be started");
+                if let Err(error) = (Self { inner }).blocking(what).await {
+                    tracing::warn!(?error, "what is done from time to time could not be done");
                 }
             }
         });
+    }
+
+    /// Removes packs that have been unreferenced for long enough, and forgets old jobs.
+    fn sweep(&self) -> Result<()> {
+        self.jobs().forget_old();
+        let repository = self.repository()?;
+        let collected = delete::collect_if_free(&repository, self.grace(), chrono::Utc::now())?;
+        if collected.freed_bytes > 0 {
+            tracing::info!(
+                collected.freed_bytes,
+                "packs that no backup needs were removed"
+            );
+        }
+        Ok(())
     }
 
     fn compact_if_due(&self) -> Result<()> {
@@ -130,27 +173,11 @@ impl App {
         bytes.store(usage.file_bytes, Ordering::Relaxed);
         let request = serde_json::json!({});
         self.jobs()
-            .submit(JobKind::Compaction, request, self.compaction_work())
+            .submit(Submission {
+                claims: vec![STORE_CLAIM.to_owned()],
+                ..Submission::new(JobKind::Compaction, request, self.compaction_work())
+            })
             .map(|_| ())
-    }
-
-    /// The work of a compaction's job.
-    pub fn compaction_work(&self) -> Work {
-        let weak = Arc::downgrade(&self.inner);
-        let engine = self.engine().clone();
-        let config = &self.inner.config.compaction;
-        let catch_up = CatchUp {
-            max_last_round: config.max_last_round,
-            max_rounds: config.max_rounds,
-        };
-        Box::new(move |progress: &Progress| {
-            let outcome = compact::execute(&engine, catch_up, progress)?;
-            if let Some(inner) = weak.upgrade() {
-                let bytes = outcome.after_bytes;
-                inner.compacted_bytes.store(bytes, Ordering::Relaxed);
-            }
-            Ok(serde_json::json!(outcome))
-        })
     }
 
     /// The settings.
@@ -178,6 +205,15 @@ impl App {
         self.inner.started.elapsed()
     }
 
+    fn try_repository(&self) {
+        if let Err(error) = self.repository() {
+            tracing::warn!(
+                ?error,
+                "the repository cannot be opened; backups and restores will be refused"
+            );
+        }
+    }
+
     /// The repository. Blocks.
     ///
     /// # Errors
@@ -188,10 +224,49 @@ impl App {
             return Ok(repository.clone());
         }
         let repository = Repository::open(
-            &self.inner.config.repository.url,
+            &repository_options(&self.inner.config),
+            self.holder(),
             self.inner.runtime.clone(),
         )?;
         Ok(open.insert(repository).clone())
+    }
+
+    /// Who the repository's locks are taken for: the same after a restart, another one elsewhere.
+    fn holder(&self) -> Uuid {
+        let engine = self.engine();
+        let directory = engine.data_dir().canonicalize();
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(engine.store_id().as_bytes());
+        hasher.update(rustix::system::uname().nodename().to_bytes());
+        if let Ok(directory) = &directory {
+            hasher.update(directory.as_os_str().as_encoded_bytes());
+        }
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(hasher.finalize().as_bytes().split_at(16).0);
+        uuid::Builder::from_custom_bytes(bytes).into_uuid()
+    }
+
+    /// How long packs that nothing needs are kept.
+    pub fn grace(&self) -> Duration {
+        Duration::from_millis(self.inner.config.repository.grace_ms)
+    }
+
+    /// Places for clients that follow jobs.
+    pub fn event_streams(&self) -> &Arc<Semaphore> {
+        &self.inner.event_streams
+    }
+
+    /// Settings of an import.
+    pub fn import_settings(&self) -> ImportSettings {
+        let config = &self.inner.config;
+        ImportSettings {
+            packs: self.backup_settings().packs(),
+            max_record_bytes: config.repository.max_import_record_bytes,
+            memory_bytes: config.jobs.memory_bytes,
+            scratch: spool::directory(&config.storage.data_dir),
+            max_label_bytes: config.repository.max_label_bytes,
+            num_threads: std::thread::available_parallelism().map_or(1, usize::from),
+        }
     }
 
     /// Settings of a backup.
@@ -200,6 +275,8 @@ impl App {
         BackupSettings {
             compression_level: repository.compression_level,
             pack_bytes: repository.pack_bytes,
+            max_layers: repository.max_layers,
+            max_label_bytes: repository.max_label_bytes,
             catch_up: self.catch_up(),
         }
     }
@@ -256,5 +333,23 @@ impl App {
     pub async fn close(&self, grace: Duration) -> Result<()> {
         self.inner.jobs.drain(grace).await;
         self.blocking(|app| app.engine().close()).await
+    }
+}
+
+/// How the configured repository is opened.
+pub fn repository_options(config: &Config) -> RepositoryOptions {
+    let repository = &config.repository;
+    RepositoryOptions {
+        backend: BackendOptions {
+            url: repository.url.clone(),
+            credentials_file: repository.credentials_file.clone(),
+            request_timeout: Duration::from_millis(repository.request_timeout_ms),
+            max_retries: repository.max_retries,
+            retry_timeout: Duration::from_millis(repository.retry_timeout_ms),
+        },
+        locks: LockSettings {
+            stale: Duration::from_millis(repository.lock_stale_ms),
+            wait: Duration::from_millis(repository.lock_wait_ms),
+        },
     }
 }

@@ -9,6 +9,7 @@ use figment::providers::{Env, Format as _, Toml};
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
+use crate::repository::check_url;
 
 /// The commented baseline.
 pub const BASELINE: &str = include_str!("../config.toml");
@@ -103,8 +104,20 @@ pub struct RepositoryConfig {
     pub url: String,
     pub compression_level: i32,
     pub pack_bytes: u64,
+    pub max_layers: usize,
     pub max_last_round: usize,
     pub max_rounds: usize,
+    pub max_label_bytes: usize,
+    pub grace_ms: u64,
+    pub sweep_interval_ms: u64,
+    pub lock_wait_ms: u64,
+    pub lock_stale_ms: u64,
+    pub max_import_bytes: u64,
+    pub max_import_record_bytes: u64,
+    pub credentials_file: Option<PathBuf>,
+    pub request_timeout_ms: u64,
+    pub max_retries: usize,
+    pub retry_timeout_ms: u64,
 }
 
 /// `[jobs]`
@@ -117,8 +130,12 @@ pub struct RepositoryConfig {
 pub struct JobsConfig {
     pub workers: usize,
     pub max_queued: usize,
+    pub memory_bytes: u64,
     pub kept: usize,
+    pub kept_ms: u64,
     pub wait_timeout_ms: u64,
+    pub max_event_streams: usize,
+    pub event_interval_ms: u64,
 }
 
 /// `[query]`
@@ -217,6 +234,8 @@ impl Config {
             ("jobs.workers", self.jobs.workers),
             ("jobs.max_queued", self.jobs.max_queued),
             ("jobs.kept", self.jobs.kept),
+            ("jobs.max_event_streams", self.jobs.max_event_streams),
+            ("repository.max_layers", self.repository.max_layers),
             ("query.max_filter_depth", self.query.max_filter_depth),
             ("query.max_filter_nodes", self.query.max_filter_nodes),
             ("query.max_regex_bytes", self.query.max_regex_bytes),
@@ -230,26 +249,7 @@ impl Config {
         if !(self.compaction.ratio == 0.0 || self.compaction.ratio >= 1.0) {
             return Err(Error::invalid("compaction.ratio must be 0 or at least 1"));
         }
-        let scheme = self
-            .repository
-            .url
-            .split_once("://")
-            .map(|(scheme, _)| scheme);
-        if self.repository.url.is_empty() || scheme.is_some_and(|scheme| scheme != "file") {
-            return Err(Error::invalid(
-                "repository.url must be a directory: other kinds are not offered by this version",
-            ));
-        }
-        if !(1..=22).contains(&self.repository.compression_level) {
-            return Err(Error::invalid(
-                "repository.compression_level must be 1 to 22",
-            ));
-        }
-        if !(65_536..=268_435_456).contains(&self.repository.pack_bytes) {
-            return Err(Error::invalid(
-                "repository.pack_bytes must be 65536 to 268435456",
-            ));
-        }
+        self.check_repository()?;
         if self.storage.cache_bytes < 1_048_576 {
             return Err(Error::invalid(
                 "storage.cache_bytes must be at least 1048576",
@@ -261,6 +261,32 @@ impl Config {
         if self.health.disk_fail_bytes > self.health.disk_warn_bytes {
             return Err(Error::invalid(
                 "health.disk_fail_bytes must not be above health.disk_warn_bytes",
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_repository(&self) -> Result<()> {
+        check_url(&self.repository.url)?;
+        if !(1..=22).contains(&self.repository.compression_level) {
+            return Err(Error::invalid(
+                "repository.compression_level must be 1 to 22",
+            ));
+        }
+        if !(65_536..=268_435_456).contains(&self.repository.pack_bytes) {
+            return Err(Error::invalid(
+                "repository.pack_bytes must be 65536 to 268435456",
+            ));
+        }
+        let layers = u64::try_from(self.repository.max_layers).unwrap_or(u64::MAX);
+        if layers.saturating_mul(self.repository.pack_bytes) > self.jobs.memory_bytes {
+            return Err(Error::invalid(
+                "repository.max_layers times repository.pack_bytes must not be above jobs.memory_bytes",
+            ));
+        }
+        if self.repository.lock_stale_ms < 1_000 {
+            return Err(Error::invalid(
+                "repository.lock_stale_ms must be at least 1000",
             ));
         }
         Ok(())

@@ -34,6 +34,8 @@ pub enum Kind {
     StorageFault,
     /// A backup is damaged or incomplete.
     BackupCorrupt,
+    /// Another machine that this one needs cannot be reached, or answers badly.
+    RemoteUnavailable,
     /// Not enough room on the disk.
     InsufficientStorage,
     /// It took longer than the configured bound.

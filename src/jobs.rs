@@ -7,6 +7,7 @@ mod record;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chrono::Utc;
@@ -19,7 +20,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
 
-pub use record::{JobKind, JobProblem, JobRecord, JobState};
+pub use record::{JobKind, JobProblem, JobRecord, JobState, RequestKey};
 
 /// The work of a job: runs on a blocking thread, returns its result.
 pub type Work = Box<dyn FnOnce(&Progress) -> Result<Value> + Send>;
@@ -33,6 +34,35 @@ pub struct JobLimits {
     pub max_queued: usize,
     /// Finished ones that are remembered.
     pub kept: usize,
+    /// For how long they are.
+    pub kept_for: Duration,
+}
+
+/// A job to be.
+pub struct Submission {
+    /// What it does.
+    pub kind: JobKind,
+    /// What was asked for, as it is shown.
+    pub request: Value,
+    /// The caller's name for the request.
+    pub key: Option<RequestKey>,
+    /// What no other job may work on meanwhile.
+    pub claims: Vec<String>,
+    /// What it does.
+    pub work: Work,
+}
+
+impl Submission {
+    /// A job with no key and no claims.
+    pub fn new(kind: JobKind, request: Value, work: Work) -> Self {
+        Self {
+            kind,
+            request,
+            key: None,
+            claims: Vec::new(),
+            work,
+        }
+    }
 }
 
 /// All jobs. Cheap to clone.
@@ -49,6 +79,8 @@ struct Inner {
     entries: Mutex<BTreeMap<String, Entry>>,
     /// Bumped whenever a job changes its state.
     changes: watch::Sender<u64>,
+    /// Set when the service stops: what is canceled from then on, nobody asked to cancel.
+    draining: AtomicBool,
 }
 
 struct Entry {
@@ -73,7 +105,8 @@ impl Entry {
 }
 
 impl Jobs {
-    /// Loads the records; what was queued or running when the process ended is marked interrupted.
+    /// Loads the records. What was queued or running when the process ended waits for [`Jobs::resume`] where
+    /// its kind can be run again and was not already, else it is marked interrupted.
     ///
     /// # Errors
     /// `StorageFault`.
@@ -84,15 +117,12 @@ impl Jobs {
                 Error::storage("a job's record cannot be decoded").because(error)
             })?;
             if !record.state.is_final() {
-                record.state = JobState::Interrupted;
-                record.finished_at = Some(Utc::now());
-                record.problem = Some(JobProblem {
-                    kind: Kind::Unavailable,
-                    message: "the service was stopped while the job was running; it left nothing behind and can \
-                              be started again"
-                        .to_owned(),
-                    members: Value::Null,
-                });
+                if record.resumes() {
+                    record.state = JobState::Queued;
+                    record.resumed = true;
+                } else {
+                    interrupt(&mut record);
+                }
                 // A poisoned store takes no record; the state in memory is right all the same.
                 if let Err(error) = persist(&engine, &record) {
                     tracing::warn!(job.id = record.id, %error, "an interrupted job was not recorded");
@@ -112,20 +142,68 @@ impl Jobs {
                 limits,
                 entries: Mutex::new(entries),
                 changes: watch::Sender::new(0),
+                draining: AtomicBool::new(false),
             }),
         })
     }
 
-    /// Queues a job; it is durable when this returns. Blocks on that sync.
+    /// Takes up what waits from before the restart, with the work that `work_of` gives for a record.
+    pub fn resume(&self, work_of: impl Fn(&JobRecord) -> Result<Work>) {
+        let waiting: Vec<(JobRecord, Progress)> = {
+            let entries = self.inner.entries.lock();
+            entries
+                .values()
+                .filter(|entry| entry.record.state == JobState::Queued && entry.record.resumed)
+                .map(|entry| (entry.record.clone(), entry.progress.clone()))
+                .collect()
+        };
+        for (record, progress) in waiting {
+            match work_of(&record) {
+                Ok(work) => {
+                    tracing::info!(job.id = record.id, job.kind = %record.kind, "a job is taken up again");
+                    self.start(record.id, progress, work);
+                }
+                Err(error) => {
+                    tracing::warn!(job.id = record.id, %error, "a job cannot be taken up again");
+                    self.update(&record.id, interrupt);
+                }
+            }
+        }
+    }
+
+    /// The job that was submitted with a key.
     ///
     /// # Errors
-    /// `Overloaded` when too many wait, `Unavailable` when the store takes no writes.
-    pub fn submit(&self, kind: JobKind, request: Value, work: Work) -> Result<JobRecord> {
+    /// `Unprocessable` when it was another request.
+    pub fn keyed(&self, key: &RequestKey) -> Result<Option<JobRecord>> {
+        keyed(&self.inner.entries.lock(), key)
+    }
+
+    /// Queues a job; it is durable when this returns. Blocks on that sync. With a key that is known, the job of
+    /// that key is returned and nothing is queued.
+    ///
+    /// # Errors
+    /// `Overloaded` when too many wait, `Conflict` when another job works on what this one claims,
+    /// `Unprocessable` when the key belongs to another request, `Unavailable` when the store takes no writes.
+    pub fn submit(&self, submission: Submission) -> Result<JobRecord> {
         let inner = &self.inner;
-        let record = JobRecord::new(kind, request, Utc::now());
+        let Submission {
+            kind,
+            request,
+            key,
+            claims,
+            work,
+        } = submission;
+        let mut record = JobRecord::new(kind, request, Utc::now());
         let progress = Progress::default();
         {
             let mut entries = inner.entries.lock();
+            if let Some(key) = &key
+                && let Some(known) = keyed(&entries, key)?
+            {
+                return Ok(known);
+            }
+            check_claims(&entries, &claims)?;
             let queued = entries
                 .values()
                 .filter(|entry| entry.record.state == JobState::Queued)
@@ -133,9 +211,10 @@ impl Jobs {
             if queued >= inner.limits.max_queued {
                 return Err(Error::new(
                     Kind::Overloaded,
-                    format!("{queued} jobs are waiting already"),
+                    format!("{queued} jobs are waiting already (jobs.max_queued)"),
                 ));
             }
+            (record.key, record.claims) = (key, claims);
             let entry = Entry {
                 record: record.clone(),
                 progress: progress.clone(),
@@ -147,9 +226,14 @@ impl Jobs {
             return Err(error);
         }
         self.forget_old();
+        self.start(record.id.clone(), progress, work);
+        Ok(record)
+    }
+
+    /// Runs a queued job once a worker is free.
+    fn start(&self, id: String, progress: Progress, work: Work) {
         let jobs = self.clone();
-        let id = record.id.clone();
-        inner.runtime.spawn(async move {
+        self.inner.runtime.spawn(async move {
             let Ok(_permit) = Arc::clone(&jobs.inner.workers).acquire_owned().await else {
                 return;
             };
@@ -159,7 +243,6 @@ impl Jobs {
                 tracing::error!("a job's thread panicked outside its work");
             }
         });
-        Ok(record)
     }
 
     fn run(&self, id: &str, progress: &Progress, work: Work) {
@@ -180,6 +263,8 @@ impl Jobs {
             Err(Error::internal("the job panicked").because(text.unwrap_or_default()))
         });
         let reading = progress.reading();
+        let draining = self.inner.draining.load(Ordering::Acquire);
+        let stopped = |error: &Error| draining && error.kind() == Kind::Canceled;
         let finished = self.update(id, |record| {
             record.reading = reading.into();
             record.finished_at = Some(Utc::now());
@@ -187,6 +272,14 @@ impl Jobs {
                 Ok(result) => {
                     record.state = JobState::Succeeded;
                     record.result = Some(result.clone());
+                }
+                Err(error) if stopped(error) => {
+                    if record.resumes() {
+                        record.state = JobState::Queued;
+                        record.finished_at = None;
+                    } else {
+                        interrupt(record);
+                    }
                 }
                 Err(error) => {
                     record.state = match error.kind() {
@@ -225,23 +318,34 @@ impl Jobs {
         Some(record)
     }
 
-    fn forget_old(&self) {
+    /// Forgets finished jobs: the oldest beyond the number that is remembered, and those that are too old.
+    pub fn forget_old(&self) {
+        let limits = self.inner.limits;
+        let now = Utc::now();
+        let too_old = |record: &JobRecord| {
+            let age = record.finished_at.map(|finished| now - finished);
+            age.and_then(|age| age.to_std().ok())
+                .is_some_and(|age| age > limits.kept_for)
+        };
         let forgotten: Vec<String> = {
             let mut entries = self.inner.entries.lock();
             // Ids are version 7 UUIDs: oldest first.
-            let finished: Vec<String> = entries
+            let finished: Vec<&JobRecord> = entries
                 .values()
-                .filter(|entry| entry.record.state.is_final())
-                .map(|entry| entry.record.id.clone())
+                .map(|entry| &entry.record)
+                .filter(|record| record.state.is_final())
                 .collect();
-            let excess = finished.len().saturating_sub(self.inner.limits.kept);
-            finished
+            let excess = finished.len().saturating_sub(limits.kept);
+            let forgotten: Vec<String> = finished
                 .into_iter()
-                .take(excess)
-                .inspect(|id| {
-                    entries.remove(id);
-                })
-                .collect()
+                .enumerate()
+                .filter(|(index, record)| *index < excess || too_old(record))
+                .map(|(_, record)| record.id.clone())
+                .collect();
+            for id in &forgotten {
+                entries.remove(id);
+            }
+            forgotten
         };
         for id in forgotten {
             if let Err(error) = self.inner.engine.remove_job(&id) {
@@ -338,6 +442,7 @@ impl Jobs {
     /// Cancels what can be, and waits until nothing runs or the time is over.
     pub async fn drain(&self, timeout: Duration) {
         let mut changes = self.inner.changes.subscribe();
+        self.inner.draining.store(true, Ordering::Release);
         let active: Vec<(String, Progress)> = {
             let entries = self.inner.entries.lock();
             entries
@@ -362,6 +467,50 @@ impl Jobs {
             .filter(|entry| entry.record.state == JobState::Running)
             .count()
     }
+}
+
+fn interrupt(record: &mut JobRecord) {
+    record.state = JobState::Interrupted;
+    record.finished_at = Some(Utc::now());
+    record.problem = Some(JobProblem {
+        kind: Kind::Unavailable,
+        message: "the service was stopped while the job was running; it left nothing behind and can be started \
+                  again"
+            .to_owned(),
+        members: Value::Null,
+    });
+}
+
+fn keyed(entries: &BTreeMap<String, Entry>, key: &RequestKey) -> Result<Option<JobRecord>> {
+    let named = |entry: &&Entry| entry.record.key.as_ref().is_some_and(|k| k.key == key.key);
+    let Some(found) = entries.values().find(named) else {
+        return Ok(None);
+    };
+    if found.record.key.as_ref() != Some(key) {
+        return Err(Error::unprocessable(format!(
+            "the Idempotency-Key was used for another request: job {}",
+            found.record.id
+        ))
+        .with("job_id", found.record.id.clone()));
+    }
+    Ok(Some(found.current()))
+}
+
+fn check_claims(entries: &BTreeMap<String, Entry>, claims: &[String]) -> Result<()> {
+    let active = entries.values().map(|entry| &entry.record);
+    for record in active.filter(|record| !record.state.is_final()) {
+        if let Some(claim) = claims.iter().find(|claim| record.claims.contains(claim)) {
+            return Err(Error::new(
+                Kind::Conflict,
+                format!(
+                    "a {} is under way on {claim}: job {}; try again when it is over",
+                    record.kind, record.id
+                ),
+            )
+            .with("job_id", record.id.clone()));
+        }
+    }
+    Ok(())
 }
 
 fn persist(engine: &Engine, record: &JobRecord) -> Result<()> {

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use tokio::net::TcpListener;
@@ -46,10 +47,18 @@ enum Command {
     Demo(demo::DemoArguments),
 }
 
+/// At the end, for threads that are in the middle of a request to another machine.
+const LAST_WAIT: Duration = Duration::from_secs(1);
+
 fn main() -> ExitCode {
     limit_heaps();
     match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime.block_on(run()),
+        Ok(runtime) => {
+            let code = runtime.block_on(run());
+            // What still waits for an object store has been told to stop; the store itself is closed.
+            runtime.shutdown_timeout(LAST_WAIT);
+            code
+        }
         Err(error) => {
             report(&Error::internal("the runtime cannot start").because(error));
             ExitCode::FAILURE
@@ -104,19 +113,39 @@ async fn print_health(url: &str) -> Result<()> {
     Ok(())
 }
 
+/// Which repository; how an object store is reached is as in the configuration's environment variables.
+#[derive(clap::Args)]
+struct RepositoryArguments {
+    /// Its directory, or s3://, gs://, az://.
+    #[arg(long)]
+    repository: String,
+    /// As repository.credentials_file.
+    #[arg(long)]
+    credentials_file: Option<PathBuf>,
+}
+
+impl RepositoryArguments {
+    fn config(self) -> Result<Config> {
+        let mut config = Config::load(None)?;
+        config.repository.url = self.repository;
+        if self.credentials_file.is_some() {
+            config.repository.credentials_file = self.credentials_file;
+        }
+        Ok(config)
+    }
+}
+
 #[derive(Subcommand)]
 enum BackupsCommand {
     /// List backups, newest first.
     List {
-        /// The repository's directory.
-        #[arg(long)]
-        repository: String,
+        #[command(flatten)]
+        place: RepositoryArguments,
     },
     /// Read a backup whole and compare it with its manifest; exit 1 unless it is sound.
     Verify {
-        /// The repository's directory.
-        #[arg(long)]
-        repository: String,
+        #[command(flatten)]
+        place: RepositoryArguments,
         /// Which backup.
         #[arg(long, default_value = "latest")]
         backup: String,
@@ -146,17 +175,18 @@ fn limit_heaps() {}
 #[expect(clippy::print_stdout, reason = "the command's output")]
 async fn backups(command: BackupsCommand) -> Result<()> {
     let run = move || match command {
-        BackupsCommand::List { repository } => {
-            print!("{}", offline::list(&repository, Handle::current())?);
+        BackupsCommand::List { place } => {
+            print!("{}", offline::list(&place.config()?, Handle::current())?);
             Ok(())
         }
         BackupsCommand::Verify {
-            repository,
+            place,
             backup,
             level,
         } => {
             let level = offline::level(&level)?;
-            let (id, outcome) = offline::verify(&repository, &backup, level, Handle::current())?;
+            let (id, outcome) =
+                offline::verify(&place.config()?, &backup, level, Handle::current())?;
             outcome
                 .problems
                 .iter()
@@ -189,7 +219,7 @@ async fn serve(file: Option<PathBuf>) -> Result<()> {
     let listener = match bind(listen).await {
         Ok(listener) => listener,
         Err(error) => {
-            app.close(std::time::Duration::ZERO).await?;
+            app.close(Duration::ZERO).await?;
             return Err(error);
         }
     };

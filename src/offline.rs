@@ -7,6 +7,8 @@ use serde::de::IntoDeserializer as _;
 use serde::de::value::Error as ValueError;
 use tokio::runtime::Handle;
 
+use crate::app::repository_options;
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::operations::verify::{self, VerificationOutcome};
 use crate::progress::Progress;
@@ -18,8 +20,8 @@ use crate::repository::format::VerificationLevel;
 ///
 /// # Errors
 /// `NotFound` when there is no repository, `StorageFault` when it cannot be read.
-pub fn list(url: &str, runtime: Handle) -> Result<String> {
-    let repository = Repository::open_existing(url, runtime)?;
+pub fn list(config: &Config, runtime: Handle) -> Result<String> {
+    let repository = Repository::open_existing(&repository_options(config), runtime)?;
     let (manifests, damaged) = repository.backups()?;
     let mut lines = String::new();
     for manifest in manifests {
@@ -52,12 +54,12 @@ pub fn list(url: &str, runtime: Handle) -> Result<String> {
 /// # Errors
 /// `NotFound` when there is no repository or no such backup, `StorageFault` when it cannot be read.
 pub fn verify(
-    url: &str,
+    config: &Config,
     backup: &str,
     level: VerificationLevel,
     runtime: Handle,
 ) -> Result<(String, VerificationOutcome)> {
-    let repository = Repository::open_existing(url, runtime)?;
+    let repository = Repository::open_existing(&repository_options(config), runtime)?;
     // One that is named is verified whatever its manifest is like.
     let id = match backup {
         "latest" => repository.latest()?.id,

@@ -4,9 +4,13 @@
 pub mod backup;
 pub mod compact;
 pub mod conflict;
+pub mod delete;
 pub mod export;
 pub mod fork;
+pub mod import;
 pub mod migrate;
+pub mod packer;
+pub mod prune;
 pub mod restore;
 mod stage;
 pub mod verify;

@@ -6,65 +6,151 @@
 
 mod backend;
 pub mod format;
+mod garbage;
+mod lock;
 pub mod pack;
 pub mod reader;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
 use crate::error::{Error, Kind, Result};
+use crate::progress::Progress;
 use backend::Backend;
 use format::{
-    MANIFEST_SUFFIX, Manifest, ManifestCollection, PackReference, RepositoryHeader, Verification,
+    Annotations, MANIFEST_SUFFIX, Manifest, ManifestCollection, PackReference, RepositoryHeader,
+    Verification,
 };
 
-pub use backend::Room;
+pub use backend::{BackendOptions, Room, check_url};
+pub use garbage::Collected;
+pub use lock::{LockMode, LockSettings, RepositoryLock};
 
 const HEADER: &str = "repository.json";
 const MANIFESTS: &str = "backups";
 const VERIFICATIONS: &str = "verifications";
+/// Labels and pins that were changed after the backup was made.
+const ANNOTATIONS: &str = "annotations";
+const PACKS: &str = "packs";
+/// Empty objects named by the hash of a pack that a verification found damaged or missing.
+const DAMAGED: &str = "damaged";
 
 /// An open repository. Cheap to clone.
 #[derive(Clone)]
 pub struct Repository {
     backend: Backend,
     id: Uuid,
+    /// Who its locks are taken for.
+    holder: Uuid,
+    locks: LockSettings,
+    /// Held while annotations are read and written again.
+    annotating: Arc<Mutex<()>>,
+}
+
+/// How to open a repository.
+#[derive(Clone, Debug)]
+pub struct RepositoryOptions {
+    /// Where it is.
+    pub backend: BackendOptions,
+    /// Bounds on its locks.
+    pub locks: LockSettings,
 }
 
 impl Repository {
-    /// Opens the repository at a directory path (or `file://` URL), creating it when it is empty.
+    /// Opens the repository, creating it where there is none. `holder` is who its locks are taken for: those
+    /// that an earlier process of the same holder left are removed.
     ///
     /// # Errors
-    /// `InvalidArgument` for a URL of a kind that is not offered, `StorageFault` when it cannot be read or
-    /// written, has a newer format, or is damaged.
-    pub fn open(url: &str, runtime: Handle) -> Result<Self> {
-        let backend = Backend::open(url, runtime)?;
+    /// `InvalidArgument` for a URL or credentials that cannot be, `StorageFault` or `RemoteUnavailable` when
+    /// it cannot be read or written, has a newer format, or is damaged.
+    pub fn open(options: &RepositoryOptions, holder: Uuid, runtime: Handle) -> Result<Self> {
+        let backend = Backend::open(&options.backend, true, runtime)?;
         let header = match backend.get(HEADER)? {
             Some(bytes) => RepositoryHeader::decode(&bytes)?,
             None => create_header(&backend)?,
         };
-        Ok(Self {
-            backend,
-            id: header.repository_id,
-        })
+        lock::release_left(&backend, holder)?;
+        Ok(Self::of(backend, &header, options, holder))
     }
 
-    /// Opens the repository that is at a directory path (or `file://` URL).
+    /// Whether the settings can be; nothing is asked of another machine.
     ///
     /// # Errors
-    /// As [`Repository::open`]; `NotFound` when there is none, and none is made.
-    pub fn open_existing(url: &str, runtime: Handle) -> Result<Self> {
-        let directory = backend::directory(url)?;
-        if !directory.join(HEADER).is_file() {
-            return Err(Error::not_found(format!(
-                "there is no repository in {}: it has no {HEADER}",
-                directory.display()
-            )));
+    /// `InvalidArgument`.
+    pub fn check_settings(options: &RepositoryOptions, runtime: Handle) -> Result<()> {
+        if options.backend.is_remote() {
+            Backend::open(&options.backend, false, runtime)?;
         }
-        Self::open(url, runtime)
+        Ok(())
+    }
+
+    /// Opens the repository that is there; nothing is made or changed.
+    ///
+    /// # Errors
+    /// As [`Repository::open`]; `NotFound` when there is none.
+    pub fn open_existing(options: &RepositoryOptions, runtime: Handle) -> Result<Self> {
+        let missing = |location: &str| {
+            Error::not_found(format!(
+                "there is no repository in {location}: it has no {HEADER}"
+            ))
+        };
+        let backend =
+            Backend::open(&options.backend, false, runtime).map_err(|error| {
+                match error.kind() {
+                    Kind::NotFound => missing(&options.backend.url),
+                    _ => error,
+                }
+            })?;
+        let bytes = backend
+            .get(HEADER)?
+            .ok_or_else(|| missing(backend.location()))?;
+        let header = RepositoryHeader::decode(&bytes)?;
+        Ok(Self::of(backend, &header, options, Uuid::new_v4()))
+    }
+
+    fn of(
+        backend: Backend,
+        header: &RepositoryHeader,
+        options: &RepositoryOptions,
+        holder: Uuid,
+    ) -> Self {
+        Self {
+            backend,
+            id: header.repository_id,
+            holder,
+            locks: options.locks,
+            annotating: Arc::default(),
+        }
+    }
+
+    /// Takes the lock, waiting for others as long as the settings say.
+    ///
+    /// # Errors
+    /// `Conflict` when others hold it for longer, `Canceled`, `StorageFault`.
+    pub fn lock(&self, mode: LockMode, progress: &Progress) -> Result<RepositoryLock> {
+        RepositoryLock::take(&self.backend, self.holder, mode, self.locks, progress)
+    }
+
+    /// Takes the exclusive lock if nobody is in the way.
+    ///
+    /// # Errors
+    /// `StorageFault`.
+    pub fn try_lock_exclusive(&self) -> Result<Option<RepositoryLock>> {
+        let at_once = LockSettings {
+            wait: std::time::Duration::ZERO,
+            ..self.locks
+        };
+        let (mode, progress) = (LockMode::Exclusive, Progress::default());
+        match RepositoryLock::take(&self.backend, self.holder, mode, at_once, &progress) {
+            Ok(lock) => Ok(Some(lock)),
+            Err(error) if error.kind() == Kind::Conflict => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// The repository's identity.
@@ -181,21 +267,116 @@ impl Repository {
         Ok(self.backend.size(&manifest_path(id))?.unwrap_or(0))
     }
 
-    /// Whether the newest verification of a backup, or of one that it started from, found damage.
+    /// Whether the newest verification of a backup, or one of another backup that shares packs with it, found
+    /// damage that is not known to be gone.
     ///
     /// # Errors
     /// `StorageFault` when the repository cannot be asked.
     pub fn is_known_damaged(&self, manifest: &Manifest) -> Result<bool> {
-        let mut id = Some(manifest.id.clone());
-        let mut seen = BTreeSet::new();
-        while let Some(current) = id.filter(|id| seen.insert(id.clone())) {
-            if self.verification(&current)?.is_some_and(|found| !found.ok) {
-                return Ok(true);
-            }
-            // One that is gone says nothing any more.
-            id = self.backup(&current).ok().and_then(|found| found.parent);
+        if self
+            .verification(&manifest.id)?
+            .is_some_and(|found| !found.ok)
+        {
+            return Ok(true);
         }
-        Ok(false)
+        let damaged = self.damaged_packs()?;
+        Ok(!damaged.is_empty() && manifest.packs().any(|pack| damaged.contains(&pack.hash)))
+    }
+
+    fn damaged_packs(&self) -> Result<BTreeSet<String>> {
+        let marks = self.backend.list(DAMAGED)?;
+        Ok(marks.iter().map(|mark| mark.name().to_owned()).collect())
+    }
+
+    /// Notes which of the packs that were looked at are damaged, and that the others are not.
+    ///
+    /// # Errors
+    /// `StorageFault`.
+    pub fn mark_damaged<'a>(
+        &self,
+        looked_at: impl Iterator<Item = &'a PackReference>,
+        damaged: &BTreeSet<String>,
+    ) -> Result<()> {
+        let marked = self.damaged_packs()?;
+        for hash in damaged.difference(&marked) {
+            self.backend.put(&damaged_path(hash), bytes::Bytes::new())?;
+        }
+        for pack in looked_at.filter(|pack| marked.contains(&pack.hash)) {
+            if !damaged.contains(&pack.hash) {
+                self.backend.delete(&damaged_path(&pack.hash))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the marks of packs away that were written again since.
+    fn unmark_whole(&self, manifest: &Manifest) -> Result<()> {
+        let marked = self.damaged_packs()?;
+        if marked.is_empty() {
+            return Ok(());
+        }
+        for pack in manifest.packs().filter(|pack| marked.contains(&pack.hash)) {
+            if self.pack(pack).is_ok() {
+                self.backend.delete(&damaged_path(&pack.hash))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes what may be changed of a backup; the backup as it is then.
+    ///
+    /// # Errors
+    /// `NotFound`, `BackupCorrupt` when its manifest is damaged, `StorageFault`.
+    pub fn annotate(&self, id: &str, change: Annotations) -> Result<Manifest> {
+        let _one_at_a_time = self.annotating.lock();
+        let manifest = self.backup(id)?;
+        let mut annotations = self.annotations(id)?;
+        annotations.pinned = change.pinned.or(annotations.pinned);
+        annotations.labels = change.labels.or(annotations.labels);
+        let bytes = serde_json::to_vec_pretty(&annotations)
+            .map_err(|error| Error::internal("annotations cannot be encoded").because(error))?;
+        self.backend.put(&beside(ANNOTATIONS, id), bytes.into())?;
+        Ok(manifest.annotated(annotations))
+    }
+
+    /// What was changed of a backup since it was made.
+    fn annotations(&self, id: &str) -> Result<Annotations> {
+        let Some(bytes) = self.backend.get(&beside(ANNOTATIONS, id))? else {
+            return Ok(Annotations::default());
+        };
+        serde_json::from_slice(&bytes).map_err(|error| {
+            Error::backup_corrupt(format!("the annotations of {id} are damaged"))
+                .with("backup", id)
+                .because(error)
+        })
+    }
+
+    /// Removes a backup: its manifest, then what stands beside it. Its packs stay until they are collected.
+    ///
+    /// # Errors
+    /// `NotFound`; `Conflict` when it is pinned; `StorageFault`.
+    pub fn remove(&self, id: &str) -> Result<()> {
+        // A pin that is set meanwhile counts, or comes too late and is told so.
+        let _one_at_a_time = self.annotating.lock();
+        let pinned = match self.backup(id) {
+            Ok(manifest) => manifest.pinned,
+            // One that nobody can restore may go all the same.
+            Err(error) if error.kind() == Kind::BackupCorrupt => {
+                let annotations = self.annotations(id).unwrap_or_default();
+                annotations.pinned == Some(true)
+            }
+            Err(error) => return Err(error),
+        };
+        if pinned {
+            return Err(Error::new(
+                Kind::Conflict,
+                format!("the backup {id} is pinned; take the pin away first"),
+            ));
+        }
+        self.backend.delete(&manifest_path(id))?;
+        self.backend.delete(&beside(ANNOTATIONS, id))?;
+        self.backend.delete(&beside(VERIFICATIONS, id))?;
+        Ok(())
     }
 
     /// Keeps the result of a verification, in the place of an earlier one.
@@ -205,7 +386,7 @@ impl Repository {
     pub fn put_verification(&self, id: &str, verification: &Verification) -> Result<()> {
         let bytes = serde_json::to_vec_pretty(verification)
             .map_err(|error| Error::internal("a verification cannot be encoded").because(error))?;
-        self.backend.put(&verification_path(id), bytes.into())
+        self.backend.put(&beside(VERIFICATIONS, id), bytes.into())
     }
 
     /// The newest verification of a backup. One that cannot be read counts as none.
@@ -213,7 +394,7 @@ impl Repository {
     /// # Errors
     /// `StorageFault` when the repository cannot be asked.
     pub fn verification(&self, id: &str) -> Result<Option<Verification>> {
-        let bytes = self.backend.get(&verification_path(id))?;
+        let bytes = self.backend.get(&beside(VERIFICATIONS, id))?;
         Ok(bytes.and_then(|bytes| {
             serde_json::from_slice(&bytes)
                 .inspect_err(
@@ -224,11 +405,12 @@ impl Repository {
     }
 
     /// Commits a backup: checks that its packs exist, then puts the manifest, create-only. When the id is
-    /// taken a suffix is added; the id used is in the returned manifest.
+    /// taken a suffix is added; the id used is in the returned manifest. The lock, held since before the first
+    /// of its packs was put or found, keeps those from being collected.
     ///
     /// # Errors
-    /// `StorageFault`; nothing is visible then.
-    pub fn commit(&self, mut manifest: Manifest) -> Result<Manifest> {
+    /// `Conflict` when the lock was lost, `StorageFault`; nothing is visible then.
+    pub fn commit(&self, mut manifest: Manifest, lock: &RepositoryLock) -> Result<Manifest> {
         for reference in manifest.packs() {
             if !self.has_pack(reference)? {
                 return Err(Error::storage(format!(
@@ -237,6 +419,8 @@ impl Repository {
                 )));
             }
         }
+        self.unmark_whole(&manifest)?;
+        lock.confirm()?;
         let base = manifest.id.clone();
         for attempt in 2..1_000 {
             if self
@@ -258,11 +442,21 @@ impl Repository {
     pub fn backups(&self) -> Result<(Vec<Manifest>, BTreeMap<String, Error>)> {
         let mut manifests = Vec::new();
         let mut damaged = BTreeMap::new();
-        for name in self.backend.list(MANIFESTS)? {
-            let Some(id) = name.strip_suffix(MANIFEST_SUFFIX) else {
+        let annotated = self.backend.list(ANNOTATIONS)?;
+        let annotated: BTreeSet<&str> = annotated
+            .iter()
+            .filter_map(|listed| id_of(listed.name()))
+            .collect();
+        for listed in self.backend.list(MANIFESTS)? {
+            let Some(id) = id_of(listed.name()) else {
                 continue;
             };
-            match self.backup(id) {
+            let found = self.manifest(id).and_then(|manifest| {
+                let is_annotated = annotated.contains(id);
+                let annotations = is_annotated.then(|| self.annotations(id)).transpose()?;
+                Ok(manifest.annotated(annotations.unwrap_or_default()))
+            });
+            match found {
                 Ok(manifest) => manifests.push(manifest),
                 // Deleted since it was listed.
                 Err(error) if error.kind() == Kind::NotFound => {}
@@ -279,8 +473,14 @@ impl Repository {
     /// One backup.
     ///
     /// # Errors
-    /// `NotFound`; `BackupCorrupt` when its manifest is damaged.
+    /// `NotFound`; `BackupCorrupt` when its manifest is damaged or of another repository.
     pub fn backup(&self, id: &str) -> Result<Manifest> {
+        let manifest = self.manifest(id)?;
+        Ok(manifest.annotated(self.annotations(id)?))
+    }
+
+    /// The manifest as it was committed.
+    fn manifest(&self, id: &str) -> Result<Manifest> {
         let missing = || Error::not_found(format!("there is no backup {id:?}"));
         if !format::is_backup_id(id) {
             return Err(missing());
@@ -295,6 +495,13 @@ impl Repository {
                 "the manifest of {id} says that it is of {}",
                 manifest.id
             )));
+        }
+        if manifest.repository_id != self.id {
+            return Err(Error::backup_corrupt(format!(
+                "the manifest of {id} belongs to the repository {}, this one is {}",
+                manifest.repository_id, self.id
+            ))
+            .with("backup", id));
         }
         Ok(manifest)
     }
@@ -332,8 +539,18 @@ fn create_header(backend: &Backend) -> Result<RepositoryHeader> {
     RepositoryHeader::decode(&bytes)
 }
 
-fn verification_path(id: &str) -> String {
-    format!("{VERIFICATIONS}/{id}{MANIFEST_SUFFIX}")
+/// The path of what stands beside a manifest.
+fn beside(directory: &str, id: &str) -> String {
+    format!("{directory}/{id}{MANIFEST_SUFFIX}")
+}
+
+fn damaged_path(hash: &str) -> String {
+    format!("{DAMAGED}/{hash}")
+}
+
+/// The backup that an object in a directory of one per backup is of.
+fn id_of(name: &str) -> Option<&str> {
+    name.strip_suffix(MANIFEST_SUFFIX)
 }
 
 fn manifest_path(id: &str) -> String {

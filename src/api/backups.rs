@@ -1,4 +1,4 @@
-//! `/backups`: make, list, get.
+//! `/backups`: make, list, get, annotate, delete.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::error::Problem;
 use super::extract::{Object, OperationBody, OperationPath, OperationQuery};
-use super::jobs::{JobResponse, WaitQuery, page_limit, run_job};
+use super::jobs::{Asked, JobResponse, KeyHeader, Planned, WaitQuery, page_limit, run_job};
 use super::openapi::BACKUPS;
 use crate::app::App;
 use crate::error::{Error, Result};
@@ -23,8 +23,10 @@ use crate::model::names::{
     CollectionName, DEFAULT_DATABASE, DEFAULT_TENANT, check_name, check_tenant_name,
 };
 use crate::operations::backup::{self, BackupRequest};
+use crate::operations::delete;
+use crate::progress::Progress;
 use crate::repository::Repository;
-use crate::repository::format::{Manifest, ManifestCollection, Verification};
+use crate::repository::format::{Annotations, Manifest, ManifestCollection, Verification};
 
 /// A collection by name.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
@@ -206,7 +208,7 @@ impl BackupResponse {
 /// Make a backup
 ///
 /// Consistent: all collections as of one moment, while writes go on.
-#[utoipa::path(post, path = "/backups", tag = BACKUPS, params(WaitQuery),
+#[utoipa::path(post, path = "/backups", tag = BACKUPS, params(WaitQuery, KeyHeader),
     request_body(content = CreateBackupRequest, example = json!({"labels": {"reason": "before the upgrade"}})),
     responses(
         (status = 201, description = "Made; `result` is the backup (with `wait`)", body = JobResponse),
@@ -218,7 +220,7 @@ impl BackupResponse {
     ))]
 pub(super) async fn create_backup(
     State(app): State<App>,
-    OperationQuery(wait): OperationQuery<WaitQuery>,
+    asked: Asked,
     OperationBody(request): OperationBody<CreateBackupRequest>,
 ) -> Result<Response, Problem> {
     let recorded = json!(request);
@@ -233,26 +235,16 @@ pub(super) async fn create_backup(
         labels: request.labels,
         pinned: request.pinned,
     };
-    let (repository, plan) = app
-        .blocking(move |app| {
-            let repository = app.repository()?;
-            let plan = backup::plan(app.engine(), &repository, wanted, Utc::now())?;
-            Ok((repository, plan))
-        })
-        .await?;
-    let (engine, settings) = (app.engine().clone(), app.backup_settings());
-    let work = Box::new(move |progress: &crate::progress::Progress| {
-        let manifest = backup::execute(&engine, &repository, plan, settings, progress)?;
-        Ok(json!(BackupResponse::new(&manifest, None)))
-    });
-    run_job(
-        &app,
-        JobKind::Backup,
-        recorded,
-        &wait,
-        StatusCode::CREATED,
-        work,
-    )
+    let verb = asked.verb(JobKind::Backup, recorded);
+    run_job(&app, verb, StatusCode::CREATED, move |app| {
+        let (engine, settings) = (app.engine().clone(), app.backup_settings());
+        let repository = app.repository()?;
+        let plan = backup::plan(&engine, &repository, wanted, settings, Utc::now())?;
+        Ok(Planned::new(Box::new(move |progress: &Progress| {
+            let manifest = backup::execute(&engine, &repository, plan, settings, progress)?;
+            Ok(json!(BackupResponse::new(&manifest, None)))
+        })))
+    })
     .await
 }
 
@@ -366,4 +358,85 @@ pub(super) async fn get_backup(
         })
         .await?;
     Ok(Json(response))
+}
+
+/// What to change of a backup; what is not given stays.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct UpdateBackupRequest {
+    /// Whether retention must keep it.
+    #[schema(example = true)]
+    pinned: Option<bool>,
+    /// In the place of all its labels.
+    labels: Option<BTreeMap<String, String>>,
+}
+
+/// Pin or label a backup
+///
+/// Kept beside the manifest, which never changes.
+#[utoipa::path(patch, path = "/backups/{id}", tag = BACKUPS,
+    params(("id" = String, Path, example = "backup_2026-11-23_10-30-00")),
+    request_body(content = UpdateBackupRequest, example = json!({"pinned": true, "labels": {"reason": "audit"}})),
+    responses(
+        (status = 200, description = "The backup as it is now", body = BackupResponse),
+        (status = 404, description = "No such backup"),
+        (status = 422, description = "A bad request, or its manifest is damaged"),
+    ))]
+pub(super) async fn update_backup(
+    State(app): State<App>,
+    OperationPath(id): OperationPath,
+    OperationBody(request): OperationBody<UpdateBackupRequest>,
+) -> Result<Json<BackupResponse>, Problem> {
+    let response = app
+        .blocking(move |app| {
+            let repository = app.repository()?;
+            if let Some(labels) = &request.labels {
+                backup::check_labels(labels, app.config().repository.max_label_bytes)?;
+            }
+            let change = Annotations {
+                pinned: request.pinned,
+                labels: request.labels,
+            };
+            let manifest = repository.annotate(&id, change)?;
+            let verification = repository.verification(&id)?;
+            Ok(BackupResponse::new(&manifest, verification))
+        })
+        .await?;
+    Ok(Json(response))
+}
+
+/// A deleted backup.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct DeletedBackupResponse {
+    #[schema(example = "backup_2026-11-23_10-30-00")]
+    deleted: String,
+    /// Bytes of packs that are gone.
+    freed_bytes: u64,
+    /// Bytes of packs that no backup needs any more, removed after `repository.grace_ms`.
+    pending_bytes: u64,
+}
+
+/// Delete a backup
+///
+/// Any one may go: no other depends on it. The bytes count all packs that no backup needs, those of
+/// earlier deletions included.
+#[utoipa::path(delete, path = "/backups/{id}", tag = BACKUPS,
+    params(("id" = String, Path, example = "backup_2026-11-23_10-30-00")),
+    responses(
+        (status = 200, body = DeletedBackupResponse),
+        (status = 404, description = "No such backup"),
+        (status = 409, description = "It is pinned"),
+    ))]
+pub(super) async fn delete_backup(
+    State(app): State<App>,
+    OperationPath(id): OperationPath,
+) -> Result<Json<DeletedBackupResponse>, Problem> {
+    let deleted = app
+        .blocking(move |app| delete::execute(&app.repository()?, &id, app.grace(), Utc::now()))
+        .await?;
+    Ok(Json(DeletedBackupResponse {
+        deleted: deleted.deleted,
+        freed_bytes: deleted.collected.freed_bytes,
+        pending_bytes: deleted.collected.pending_bytes,
+    }))
 }

@@ -8,10 +8,10 @@ use serde_json::json;
 use utoipa::ToSchema;
 
 use super::error::Problem;
-use super::extract::{OperationBody, OperationQuery};
-use super::jobs::{JobResponse, WaitQuery, run_job};
+use super::extract::OperationBody;
+use super::jobs::{Asked, JobResponse, KeyHeader, Planned, WaitQuery, run_job};
 use super::openapi::COMPACTIONS;
-use crate::app::App;
+use crate::app::{App, STORE_CLAIM};
 use crate::jobs::JobKind;
 use crate::operations::compact;
 
@@ -25,30 +25,28 @@ pub(super) struct CompactionBody {}
 ///
 /// Copies it into a fresh directory while it serves, compares the copy byte for byte, and puts it in the
 /// store's place. The result is `{"before_bytes", "after_bytes", "live_bytes", "duration_ms"}`.
-#[utoipa::path(post, path = "/compactions", tag = COMPACTIONS, params(WaitQuery),
+#[utoipa::path(post, path = "/compactions", tag = COMPACTIONS, params(WaitQuery, KeyHeader),
     request_body(content = CompactionBody, example = json!({})),
     responses(
         (status = 200, description = "Compacted (with `wait`)", body = JobResponse),
         (status = 202, description = "Queued", body = JobResponse),
-        (status = 409, description = "A compaction runs (with `wait`)"),
+        (status = 409, description = "A compaction runs"),
         (status = 422, description = "A bad request"),
         (status = 429, description = "Too many jobs are waiting"),
         (status = 507, description = "Not enough room on the disk"),
     ))]
 pub(super) async fn create_compaction(
     State(app): State<App>,
-    OperationQuery(wait): OperationQuery<WaitQuery>,
+    asked: Asked,
     OperationBody(body): OperationBody<CompactionBody>,
 ) -> Result<Response, Problem> {
-    app.blocking(|app| compact::plan(app.engine())).await?;
-    let work = app.compaction_work();
-    run_job(
-        &app,
-        JobKind::Compaction,
-        json!(body),
-        &wait,
-        StatusCode::OK,
-        work,
-    )
+    let verb = asked.verb(JobKind::Compaction, json!(body));
+    run_job(&app, verb, StatusCode::OK, |app| {
+        compact::plan(app.engine())?;
+        Ok(Planned::claiming(
+            app.compaction_work(),
+            [STORE_CLAIM.to_owned()],
+        ))
+    })
     .await
 }

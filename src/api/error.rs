@@ -42,6 +42,7 @@ fn case(kind: Kind) -> Case {
             "The backup is damaged",
             "ChromaError",
         ),
+        Kind::RemoteUnavailable => (502, "remote-unavailable", "A remote failed", "ChromaError"),
         Kind::InsufficientStorage => (
             507,
             "insufficient-storage",

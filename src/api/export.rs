@@ -8,7 +8,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::stream;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::mpsc;
 use utoipa::{IntoParams, ToSchema};
@@ -19,19 +19,21 @@ use super::extract::{OperationPath, OperationQuery};
 use super::openapi::BACKUPS;
 use crate::app::App;
 use crate::model::names::CollectionName;
-use crate::operations::export;
+use crate::operations::export::{self, ExportLayout};
 
 /// Bytes per chunk, and chunks under way: what a slow reader can make the service hold.
 const CHUNK_BYTES: usize = 256 * 1024;
 const CHUNKS: usize = 4;
 
 /// The form of the document.
-#[derive(Clone, Copy, Debug, Default, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum ExportFormat {
     /// One JSON object.
     #[default]
     Json,
+    /// A JSON object per line, each with its `type`.
+    Jsonl,
 }
 
 /// What to export.
@@ -39,7 +41,7 @@ pub(super) enum ExportFormat {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ExportQuery {
-    /// `json`
+    /// `json` or `jsonl`
     #[serde(default)]
     #[param(value_type = Option<String>, example = "json")]
     format: ExportFormat,
@@ -57,7 +59,8 @@ pub(super) struct ExportQuery {
 
 /// Export a backup as JSON
 ///
-/// One valid JSON object with every record; floats in the shortest form that reads back as the same bits.
+/// One valid JSON object with every record, or with `format=jsonl` an object per line (`"type"`: `export`, then
+/// for each collection `collection`, `record`s, `collection_end`, then `end`); floats in the shortest form that reads back as the same bits.
 /// Damage that is found on the way breaks the download off, so that no reader takes it for whole.
 #[utoipa::path(get, path = "/backups/{id}/export", tag = BACKUPS,
     params(("id" = String, Path, example = "backup_2026-11-23_10-30-00"), ExportQuery),
@@ -71,7 +74,10 @@ pub(super) async fn export_backup(
     OperationPath(id): OperationPath,
     OperationQuery(query): OperationQuery<ExportQuery>,
 ) -> Result<Response, Problem> {
-    let ExportFormat::Json = query.format;
+    let (layout, extension, media_type) = match query.format {
+        ExportFormat::Json => (ExportLayout::Json, "json", "application/json"),
+        ExportFormat::Jsonl => (ExportLayout::JsonLines, "jsonl", "application/x-ndjson"),
+    };
     let collection = query
         .collection
         .map(|name| CollectionName::new(query.tenant, query.database, name));
@@ -84,7 +90,7 @@ pub(super) async fn export_backup(
         })
         .await?;
     let (manifest, collection) = manifest;
-    let disposition = format!("attachment; filename=\"{}.json\"", manifest.id);
+    let disposition = format!("attachment; filename=\"{}.{extension}\"", manifest.id);
     let (sender, receiver) = mpsc::channel(CHUNKS);
     tokio::task::spawn_blocking(move || {
         let mut out = BufWriter::with_capacity(CHUNK_BYTES, ChunkWriter(sender.clone()));
@@ -92,7 +98,7 @@ pub(super) async fn export_backup(
         let backup = json!(BackupResponse::new(&manifest, verification));
         let outcome = export::select(&manifest, collection.as_ref())
             .and_then(|collections| {
-                export::write_json(&repository, &collections, &backup, &mut out)
+                export::write(&repository, &collections, &backup, layout, &mut out)
             })
             .map_err(io::Error::other)
             .and_then(|()| out.flush());
@@ -105,7 +111,7 @@ pub(super) async fn export_backup(
         receiver.recv().await.map(|chunk| (chunk, receiver))
     }));
     let headers = [
-        (header::CONTENT_TYPE, "application/json".to_owned()),
+        (header::CONTENT_TYPE, media_type.to_owned()),
         (header::CONTENT_DISPOSITION, disposition),
     ];
     Ok((headers, body).into_response())

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{FromRequestParts, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
@@ -16,14 +17,15 @@ use super::extract::{OperationPath, OperationQuery};
 use super::openapi::JOBS;
 use crate::app::App;
 use crate::error::{Error, Result};
-use crate::jobs::{JobKind, JobProblem, JobRecord, JobState, Work};
+use crate::jobs::{JobKind, JobProblem, JobRecord, JobState, RequestKey, Submission, Work};
+use crate::model::names::CollectionName;
 
 /// A job.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 #[schema(as = Job)]
 pub(super) struct JobResponse {
     id: String,
-    /// `backup`, `restore`, `migration`, `compaction` or `verification`.
+    /// `backup`, `import`, `verification`, `prune`, `restore`, `migration` or `compaction`.
     #[schema(value_type = String, example = "backup")]
     kind: JobKind,
     /// `queued`, `running`, `succeeded`, `failed`, `canceled` or `interrupted`.
@@ -34,6 +36,8 @@ pub(super) struct JobResponse {
     progress: JobProgress,
     /// Whether a cancel would have an effect.
     cancellable: bool,
+    /// Whether it was taken up again after a restart.
+    resumed: bool,
     created_at: DateTime<Utc>,
     started_at: Option<DateTime<Utc>>,
     finished_at: Option<DateTime<Utc>>,
@@ -49,7 +53,7 @@ pub(super) struct JobResponse {
 }
 
 /// How far a job is.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub(super) struct JobProgress {
     done: u64,
     total: u64,
@@ -72,6 +76,7 @@ impl From<JobRecord> for JobResponse {
                 bytes_done: record.reading.bytes_done,
             },
             cancellable: record.cancellable,
+            resumed: record.resumed,
             created_at: record.created_at,
             started_at: record.started_at,
             finished_at: record.finished_at,
@@ -90,41 +95,164 @@ pub(super) struct WaitQuery {
     /// Answer when the job ends (at most `jobs.wait_timeout_ms`) instead of at once.
     #[serde(default)]
     #[param(example = true)]
+    pub(super) wait: bool,
+}
+
+/// What a caller says beside the body of a long verb.
+pub(super) struct Asked {
+    wait: bool,
+    key: Option<String>,
+    path: String,
+}
+
+/// The caller's name for a request.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "it describes a header; Asked reads it")]
+pub(super) struct KeyHeader {
+    /// The same key and body answer with the same job, for as long as it is remembered; another body is refused.
+    /// 1 to 255 visible ASCII characters.
+    #[param(rename = "Idempotency-Key", example = "nightly-2026-11-23")]
+    idempotency_key: Option<String>,
+}
+
+/// Longest `Idempotency-Key`.
+const MAX_KEY_BYTES: usize = 255;
+
+impl FromRequestParts<App> for Asked {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let OperationQuery(WaitQuery { wait }) =
+            OperationQuery::from_request_parts(parts, app).await?;
+        Ok(Self::of(parts, wait)?)
+    }
+}
+
+impl Asked {
+    /// For a route whose query says more than whether to wait.
+    ///
+    /// # Errors
+    /// `Unprocessable` for a key that cannot be.
+    pub(super) fn of(parts: &Parts, wait: bool) -> Result<Self> {
+        let key = parts.headers.get("idempotency-key").map(|value| {
+            value
+                .to_str()
+                .ok()
+                .filter(|key| {
+                    (1..=MAX_KEY_BYTES).contains(&key.len())
+                        && key.bytes().all(|byte| byte.is_ascii_graphic())
+                })
+                .map(str::to_owned)
+                .ok_or_else(|| {
+                    Error::unprocessable(format!(
+                        "Idempotency-Key must have 1 to {MAX_KEY_BYTES} visible ASCII characters"
+                    ))
+                })
+        });
+        Ok(Self {
+            wait,
+            key: key.transpose()?,
+            path: parts.uri.path().to_owned(),
+        })
+    }
+
+    /// A long verb with this body, or what stands for it.
+    pub(super) fn verb(self, kind: JobKind, request: Value) -> Verb {
+        let key = self.key.map(|key| {
+            let mut hasher = blake3::Hasher::new();
+            hasher.update(self.path.as_bytes());
+            hasher.update(&[0]);
+            hasher.update(request.to_string().as_bytes());
+            let fingerprint = hasher.finalize().to_hex().to_string();
+            RequestKey { key, fingerprint }
+        });
+        Verb {
+            kind,
+            request,
+            key,
+            wait: self.wait,
+        }
+    }
+}
+
+/// A long verb that was asked for.
+pub(super) struct Verb {
+    kind: JobKind,
+    request: Value,
+    key: Option<RequestKey>,
     wait: bool,
 }
 
-/// Queues the work and answers as every long verb does: 202 with the job, or with `wait` its end, where
-/// success has the given status and a failure the status of its problem.
+/// What a plan leads to.
+pub(super) struct Planned {
+    /// What no other job may work on meanwhile.
+    claims: Vec<String>,
+    work: Work,
+}
+
+impl Planned {
+    pub(super) fn new(work: Work) -> Self {
+        let claims = Vec::new();
+        Self { claims, work }
+    }
+
+    /// With the names of what it works on alone.
+    pub(super) fn claiming(work: Work, claims: impl IntoIterator<Item = String>) -> Self {
+        let claims = claims.into_iter().collect();
+        Self { claims, work }
+    }
+}
+
+/// The claim on a collection that a job makes or replaces.
+pub(super) fn collection_claim(name: &CollectionName) -> String {
+    format!("collection {name}")
+}
+
+/// Plans, queues the work and answers as every long verb does: 202 with the job, or with `wait` its end,
+/// where success has the given status and a failure the status of its problem. A key that is known leads
+/// to its job at once: what was planned for it then need not be possible now.
 pub(super) async fn run_job(
     app: &App,
-    kind: JobKind,
-    request: Value,
-    wait: &WaitQuery,
+    verb: Verb,
     success: StatusCode,
-    work: Work,
+    plan: impl FnOnce(&App) -> Result<Planned> + Send + 'static,
 ) -> Result<Response, Problem> {
-    let job = app
-        .blocking(move |app| app.jobs().submit(kind, request, work))
-        .await?;
+    let wait = verb.wait;
+    let submit = move |app: &App| {
+        let known = verb.key.as_ref().map(|key| app.jobs().keyed(key));
+        if let Some(known) = known.transpose()?.flatten() {
+            return Ok(known);
+        }
+        let Planned { claims, work } = plan(app)?;
+        app.jobs().submit(Submission {
+            kind: verb.kind,
+            request: verb.request,
+            key: verb.key,
+            claims,
+            work,
+        })
+    };
+    let job = app.blocking(submit).await?;
     let timeout = Duration::from_millis(app.config().jobs.wait_timeout_ms);
-    let job = if wait.wait {
+    let job = if wait {
         app.jobs().wait(&job.id, timeout).await?
     } else {
         job
     };
     let location = format!("/jobs/{}", job.id);
-    let (status, mut response) = match (job.state.is_final(), &job.problem) {
-        (true, Some(problem)) => (status_of(problem.kind), job_failure(job.clone(), problem)),
-        (is_final, _) => {
-            let status = if is_final {
-                success
-            } else {
-                StatusCode::ACCEPTED
+    // A known job may be over long since; without `wait` it is only shown.
+    let (status, mut response) = match (&job.problem, job.state.is_final()) {
+        (Some(problem), true) if wait => {
+            (status_of(problem.kind), job_failure(job.clone(), problem))
+        }
+        (_, is_final) => {
+            let status = match (wait, is_final) {
+                (true, true) => success,
+                _ => StatusCode::ACCEPTED,
             };
-            (
-                status,
-                (status, Json(JobResponse::from(job))).into_response(),
-            )
+            let body = Json(JobResponse::from(job));
+            (status, (status, body).into_response())
         }
     };
     let headers = response.headers_mut();

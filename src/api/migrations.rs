@@ -9,8 +9,8 @@ use utoipa::ToSchema;
 
 use super::backups::{checked, default_database, default_tenant};
 use super::error::Problem;
-use super::extract::{Object, OperationBody, OperationQuery};
-use super::jobs::{JobResponse, WaitQuery, run_job};
+use super::extract::{Object, OperationBody};
+use super::jobs::{Asked, JobResponse, KeyHeader, Planned, WaitQuery, collection_claim, run_job};
 use super::openapi::MIGRATE;
 use crate::app::App;
 use crate::error::{Error, Result};
@@ -107,7 +107,7 @@ fn result(outcome: &MigrateOutcome) -> Value {
 /// Migrate a collection
 ///
 /// Copied aside while writes go on, caught up, compared by digest, then made visible in one step.
-#[utoipa::path(post, path = "/migrate", tag = MIGRATE, params(WaitQuery),
+#[utoipa::path(post, path = "/migrate", tag = MIGRATE, params(WaitQuery, KeyHeader),
     request_body(content = MigrateBody,
         example = json!({"source": {"collection": "articles"}, "target": {"collection": "articles-copy"}})),
     responses(
@@ -121,7 +121,7 @@ fn result(outcome: &MigrateOutcome) -> Value {
     ))]
 pub(super) async fn migrate_collection(
     State(app): State<App>,
-    OperationQuery(wait): OperationQuery<WaitQuery>,
+    asked: Asked,
     OperationBody(body): OperationBody<MigrateBody>,
 ) -> Result<Response, Problem> {
     let recorded = json!(body);
@@ -130,20 +130,15 @@ pub(super) async fn migrate_collection(
         target: checked(body.target.0.name()?)?,
         on_conflict: body.on_conflict,
     };
-    let plan = app
-        .blocking(move |app| migrate::plan(app.engine(), request))
-        .await?;
-    let (engine, catch_up) = (app.engine().clone(), app.catch_up());
-    let work = Box::new(move |progress: &Progress| {
-        migrate::execute(&engine, &plan, catch_up, progress).map(|outcome| result(&outcome))
-    });
-    run_job(
-        &app,
-        JobKind::Migration,
-        recorded,
-        &wait,
-        StatusCode::OK,
-        work,
-    )
+    let verb = asked.verb(JobKind::Migration, recorded);
+    run_job(&app, verb, StatusCode::OK, move |app| {
+        let plan = migrate::plan(app.engine(), request)?;
+        let claim = collection_claim(plan.target());
+        let (engine, catch_up) = (app.engine().clone(), app.catch_up());
+        let work = Box::new(move |progress: &Progress| {
+            migrate::execute(&engine, &plan, catch_up, progress).map(|outcome| result(&outcome))
+        });
+        Ok(Planned::claiming(work, [claim]))
+    })
     .await
 }

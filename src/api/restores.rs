@@ -9,8 +9,8 @@ use utoipa::ToSchema;
 
 use super::backups::{CollectionReference, checked, default_database, default_tenant};
 use super::error::Problem;
-use super::extract::{Object, OperationBody, OperationQuery};
-use super::jobs::{JobResponse, WaitQuery, run_job};
+use super::extract::{Object, OperationBody};
+use super::jobs::{Asked, JobResponse, KeyHeader, Planned, WaitQuery, collection_claim, run_job};
 use super::openapi::RESTORE;
 use crate::app::App;
 use crate::error::Result;
@@ -124,7 +124,7 @@ impl From<&CollectionName> for CollectionReference {
 ///
 /// Built aside under a new id, compared with the backup's count and digest, then made visible in one step
 /// for all collections: readers see the old or the new state, a failure or a crash leaves the old.
-#[utoipa::path(post, path = "/restore", tag = RESTORE, params(WaitQuery),
+#[utoipa::path(post, path = "/restore", tag = RESTORE, params(WaitQuery, KeyHeader),
     request_body(content = RestoreBody, example = json!({"backup": "latest", "on_conflict": "rename"})),
     responses(
         (status = 200, description = "Restored (with `wait`)", body = JobResponse),
@@ -137,7 +137,7 @@ impl From<&CollectionName> for CollectionReference {
     ))]
 pub(super) async fn restore_backup(
     State(app): State<App>,
-    OperationQuery(wait): OperationQuery<WaitQuery>,
+    asked: Asked,
     OperationBody(body): OperationBody<RestoreBody>,
 ) -> Result<Response, Problem> {
     let recorded = json!(body);
@@ -154,24 +154,16 @@ pub(super) async fn restore_backup(
             .transpose()?,
         on_conflict: body.on_conflict,
     };
-    let (repository, plan) = app
-        .blocking(move |app| {
-            let repository = app.repository()?;
-            let plan = restore::plan(app.engine(), &repository, &request)?;
-            Ok((repository, plan))
-        })
-        .await?;
-    let engine = app.engine().clone();
-    let work = Box::new(move |progress: &Progress| {
-        restore::execute(&engine, &repository, &plan, progress).map(|outcome| result(&outcome))
-    });
-    run_job(
-        &app,
-        JobKind::Restore,
-        recorded,
-        &wait,
-        StatusCode::OK,
-        work,
-    )
+    let verb = asked.verb(JobKind::Restore, recorded);
+    run_job(&app, verb, StatusCode::OK, move |app| {
+        let repository = app.repository()?;
+        let plan = restore::plan(app.engine(), &repository, &request)?;
+        let claims: Vec<String> = plan.target_names().map(collection_claim).collect();
+        let engine = app.engine().clone();
+        let work = Box::new(move |progress: &Progress| {
+            restore::execute(&engine, &repository, &plan, progress).map(|outcome| result(&outcome))
+        });
+        Ok(Planned::claiming(work, claims))
+    })
     .await
 }

@@ -13,8 +13,8 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use super::layers::{self, Bounds};
 use super::{
-    backups, chroma, compactions, environments, export, health, jobs, migrations, openapi,
-    restores, verifications,
+    backups, chroma, compactions, environments, events, export, health, imports, jobs, migrations,
+    openapi, prunings, restores, verifications,
 };
 use crate::app::App;
 
@@ -22,7 +22,13 @@ use crate::app::App;
 fn operations() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(backups::create_backup, backups::list_backups))
-        .routes(routes!(backups::get_backup))
+        .routes(routes!(imports::import_backup))
+        .routes(routes!(prunings::prune_backups))
+        .routes(routes!(
+            backups::get_backup,
+            backups::update_backup,
+            backups::delete_backup
+        ))
         .routes(routes!(verifications::verify_backup))
         .routes(routes!(export::export_backup))
         .routes(routes!(restores::restore_backup))
@@ -32,6 +38,7 @@ fn operations() -> OpenApiRouter<App> {
         .routes(routes!(jobs::list_jobs))
         .routes(routes!(jobs::get_job))
         .routes(routes!(jobs::cancel_job))
+        .routes(routes!(events::get_events))
         .routes(routes!(health::get_health))
         .routes(routes!(health::get_liveness))
         .routes(routes!(health::get_readiness))

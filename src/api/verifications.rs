@@ -3,20 +3,17 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use chrono::Utc;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
 
 use super::error::Problem;
-use super::extract::{OperationBody, OperationPath, OperationQuery};
-use super::jobs::{JobResponse, WaitQuery, run_job};
+use super::extract::{OperationBody, OperationPath};
+use super::jobs::{Asked, JobResponse, KeyHeader, Planned, WaitQuery, run_job};
 use super::openapi::BACKUPS;
 use crate::app::App;
 use crate::error::{Kind, Result};
 use crate::jobs::JobKind;
-use crate::operations::verify;
-use crate::progress::Progress;
 use crate::repository::format::VerificationLevel;
 
 /// How to verify.
@@ -37,7 +34,7 @@ pub(super) struct VerifyBody {
 /// "checked_bytes", "problems"}`; damage fails the job, with the result filled. The newest result stands in
 /// the backup.
 #[utoipa::path(post, path = "/backups/{id}/verify", tag = BACKUPS,
-    params(("id" = String, Path, example = "backup_2026-11-23_10-30-00"), WaitQuery),
+    params(("id" = String, Path, example = "backup_2026-11-23_10-30-00"), WaitQuery, KeyHeader),
     request_body(content = VerifyBody, example = json!({"level": "records"})),
     responses(
         (status = 200, description = "Sound (with `wait`)", body = JobResponse),
@@ -49,36 +46,18 @@ pub(super) struct VerifyBody {
 pub(super) async fn verify_backup(
     State(app): State<App>,
     OperationPath(id): OperationPath,
-    OperationQuery(wait): OperationQuery<WaitQuery>,
+    asked: Asked,
     OperationBody(body): OperationBody<VerifyBody>,
 ) -> Result<Response, Problem> {
-    let asked = id.clone();
-    let repository = app
-        .blocking(move |app| {
-            let repository = app.repository()?;
-            match repository.backup(&asked) {
-                // A damaged manifest is what a verification is to find.
-                Err(error) if error.kind() != Kind::BackupCorrupt => Err(error),
-                _ => Ok(repository),
-            }
-        })
-        .await?;
     let request = json!({"backup": id, "level": body.level});
-    let work = Box::new(move |progress: &Progress| {
-        let outcome = verify::execute(&repository, &id, body.level, Utc::now(), progress)?;
-        if outcome.ok {
-            Ok(json!(outcome))
-        } else {
-            Err(verify::failure(&id, &outcome))
+    let verb = asked.verb(JobKind::Verification, request);
+    run_job(&app, verb, StatusCode::OK, move |app| {
+        match app.repository()?.backup(&id) {
+            // A damaged manifest is what a verification is to find.
+            Err(error) if error.kind() != Kind::BackupCorrupt => return Err(error),
+            _ => {}
         }
-    });
-    run_job(
-        &app,
-        JobKind::Verification,
-        request,
-        &wait,
-        StatusCode::OK,
-        work,
-    )
+        Ok(Planned::new(app.verification_work(id, body.level)?))
+    })
     .await
 }

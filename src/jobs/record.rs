@@ -24,6 +24,18 @@ pub enum JobKind {
     Compaction,
     /// Verifies a backup.
     Verification,
+    /// Deletes backups by rules.
+    Prune,
+    /// Makes a backup of a document.
+    Import,
+}
+
+impl JobKind {
+    /// Whether a job that was stopped in the middle may simply be run again: what it does is found done, or
+    /// done again with the same end.
+    pub fn resumes(self) -> bool {
+        matches!(self, Self::Verification | Self::Prune)
+    }
 }
 
 impl fmt::Display for JobKind {
@@ -34,6 +46,8 @@ impl fmt::Display for JobKind {
             Self::Migration => "migration",
             Self::Compaction => "compaction",
             Self::Verification => "verification",
+            Self::Prune => "prune",
+            Self::Import => "import",
         })
     }
 }
@@ -119,6 +133,15 @@ impl JobProblem {
     }
 }
 
+/// A caller's name for a request, so that sending it twice does it once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestKey {
+    /// As the caller gave it.
+    pub key: String,
+    /// Hash of what was asked for.
+    pub fingerprint: String,
+}
+
 /// A job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JobRecord {
@@ -141,6 +164,15 @@ pub struct JobRecord {
     pub finished_at: Option<DateTime<Utc>>,
     /// What was asked for.
     pub request: Value,
+    /// The caller's name for the request.
+    #[serde(default)]
+    pub key: Option<RequestKey>,
+    /// What no other job may work on meanwhile.
+    #[serde(default)]
+    pub claims: Vec<String>,
+    /// Whether it was taken up again after a restart: that happens once.
+    #[serde(default)]
+    pub resumed: bool,
     /// What came out.
     pub result: Option<Value>,
     /// Why it did not succeed.
@@ -148,6 +180,11 @@ pub struct JobRecord {
 }
 
 impl JobRecord {
+    /// Whether it is run again when it was stopped in the middle.
+    pub(super) fn resumes(&self) -> bool {
+        self.kind.resumes() && !self.resumed
+    }
+
     /// A queued job.
     pub fn new(kind: JobKind, request: Value, now: DateTime<Utc>) -> Self {
         Self {
@@ -160,6 +197,9 @@ impl JobRecord {
             started_at: None,
             finished_at: None,
             request,
+            key: None,
+            claims: Vec::new(),
+            resumed: false,
             result: None,
             problem: None,
         }

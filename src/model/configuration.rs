@@ -212,6 +212,16 @@ impl Configuration {
         })
     }
 
+    /// As in answers, complete: what [`ConfigurationRequest::exported`] reads.
+    pub fn to_export_json(&self) -> Value {
+        let mut json = self.to_json();
+        if let Some(hnsw) = json.get_mut("hnsw").and_then(Value::as_object_mut) {
+            hnsw.insert("num_threads".to_owned(), json!(self.hnsw.num_threads));
+            hnsw.insert("batch_size".to_owned(), json!(self.hnsw.batch_size));
+        }
+        json
+    }
+
     /// The distance.
     pub fn space(&self) -> Space {
         self.hnsw.space
@@ -306,11 +316,46 @@ impl ConfigurationRequest {
     }
 }
 
+impl ConfigurationRequest {
+    /// The configuration of an exported collection: where all parameters are given they hold, whatever legacy
+    /// keys stand in its metadata.
+    ///
+    /// # Errors
+    /// As when a collection is created with it.
+    pub fn exported(self, metadata: &Metadata, num_threads: usize) -> Result<Configuration> {
+        let standard = HnswConfiguration::standard(num_threads);
+        match (&self.hnsw, &self.spann) {
+            (Some(hnsw), None) if hnsw.is_complete() => {
+                if let Some(function) = &self.embedding_function {
+                    function.validate()?;
+                }
+                Ok(Configuration {
+                    hnsw: hnsw.over(&standard),
+                    embedding_function: self.embedding_function,
+                })
+            }
+            _ => self.resolve(metadata, num_threads),
+        }
+    }
+}
+
 fn multiple_indexes() -> Error {
     Error::invalid("Multiple vector index configurations provided")
 }
 
 impl HnswRequest {
+    fn is_complete(&self) -> bool {
+        let counts = [
+            self.ef_construction,
+            self.ef_search,
+            self.max_neighbors,
+            self.num_threads,
+            self.sync_threshold,
+            self.batch_size,
+        ];
+        self.space.is_some() && self.resize_factor.is_some() && counts.iter().all(Option::is_some)
+    }
+
     fn over(&self, base: &HnswConfiguration) -> HnswConfiguration {
         HnswConfiguration {
             space: self.space.unwrap_or(base.space),

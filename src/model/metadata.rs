@@ -32,6 +32,11 @@ pub enum MetadataValue {
     StrList(Vec<String>),
 }
 
+/// Whether a key may stand in metadata: `#` and `$` begin names of the protocol.
+pub fn is_key(key: &str) -> bool {
+    !key.is_empty() && !key.starts_with(['#', '$'])
+}
+
 impl Serialize for MetadataValue {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {

@@ -38,6 +38,15 @@ impl CollectionName {
             name: name.into(),
         }
     }
+
+    /// A qualified name in Chroma's default tenant and database where none are given; not checked.
+    pub fn with_defaults(tenant: Option<&str>, database: Option<&str>, name: &str) -> Self {
+        Self::new(
+            tenant.unwrap_or(DEFAULT_TENANT),
+            database.unwrap_or(DEFAULT_DATABASE),
+            name,
+        )
+    }
 }
 
 impl fmt::Display for CollectionName {

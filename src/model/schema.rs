@@ -29,6 +29,7 @@ use self::value_types::{
 };
 use super::configuration::{
     Configuration, ConfigurationRequest, ConfigurationUpdate, EmbeddingFunction, HnswConfiguration,
+    Space,
 };
 use super::metadata::{Metadata, MetadataValue};
 use crate::error::{Error, Result};
@@ -221,6 +222,11 @@ impl Schema {
                 index.config.algorithm = SparseAlgorithm::default();
             }
         }
+    }
+
+    /// The distance between embeddings that this schema implies.
+    pub fn space(&self) -> Space {
+        self.configuration(1).space()
     }
 
     /// The configuration that this schema implies. It is that of the embeddings; the defaults, which

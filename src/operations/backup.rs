@@ -13,20 +13,18 @@ use std::collections::btree_map::Entry;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use super::packer::{LayerWriter, PackSettings, Packer};
 use crate::engine::{
-    BackupMarker, CatchUp, CollectionInfo, CutScope, Engine, FinalPart, Layer, StoredRecord,
-    Tombstone,
+    BackupMarker, CatchUp, CollectionInfo, CutScope, Engine, FinalPart, Layer, Tombstone,
 };
 use crate::error::{Error, Kind, Result};
 use crate::model::names::CollectionName;
 use crate::progress::Progress;
-use crate::repository::format::{LayerReference, Manifest, ManifestCollection, REPOSITORY_FORMAT};
-use crate::repository::pack::{self, PackRow, PackTombstone};
-use crate::repository::{Repository, backup_id};
-
-/// Layers of a collection's state beyond which the next backup writes it whole: where they overlap, a
-/// restore holds one pack of each.
-const MAX_LAYERS: usize = 64;
+use crate::repository::format::{
+    BackupScope, LayerReference, Manifest, ManifestCollection, REPOSITORY_FORMAT,
+};
+use crate::repository::pack::{PackRow, PackTombstone};
+use crate::repository::{LockMode, Repository, backup_id};
 
 /// How much to write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,6 +58,11 @@ pub struct BackupSettings {
     pub compression_level: i32,
     /// Bytes of records that a pack aims at.
     pub pack_bytes: u64,
+    /// Layers of a collection's state beyond which it is written whole: where they overlap, a restore holds
+    /// one pack of each.
+    pub max_layers: usize,
+    /// Bytes of keys and values of a backup's labels.
+    pub max_label_bytes: usize,
     /// Bounds of catching up.
     pub catch_up: CatchUp,
 }
@@ -72,17 +75,31 @@ pub struct BackupPlan {
     created_at: DateTime<Utc>,
 }
 
+impl BackupSettings {
+    /// Settings of its packs.
+    pub fn packs(&self) -> PackSettings {
+        PackSettings {
+            compression_level: self.compression_level,
+            pack_bytes: self.pack_bytes,
+        }
+    }
+}
+
 /// Checks a request.
 ///
 /// # Errors
-/// `NotFound` for a collection that does not exist, `InsufficientStorage` when the repository has too
-/// little room for everything uncompressed.
+/// `NotFound` for a collection that does not exist, `Unprocessable` for too many labels,
+/// `InsufficientStorage` when the repository has too little room for everything uncompressed, `StorageFault`
+/// when the repository is not there any more or was replaced.
 pub fn plan(
     engine: &Engine,
     repository: &Repository,
     request: BackupRequest,
+    settings: BackupSettings,
     now: DateTime<Utc>,
 ) -> Result<BackupPlan> {
+    check_labels(&request.labels, settings.max_label_bytes)?;
+    repository.probe()?;
     let (scope, infos) = match &request.collections {
         None => (CutScope::All, engine.all_collections()),
         Some(names) => {
@@ -97,7 +114,7 @@ pub fn plan(
         }
     };
     if request.kind == BackupKind::Incremental
-        && parents(engine, repository, ids_of(&infos))?.is_empty()
+        && parents(engine, repository, ids_of(&infos), settings.max_layers)?.is_empty()
     {
         return Err(no_parent());
     }
@@ -108,6 +125,23 @@ pub fn plan(
         request,
         created_at: now,
     })
+}
+
+/// Refuses labels that are too long altogether.
+///
+/// # Errors
+/// `Unprocessable`, naming the bound.
+pub fn check_labels(labels: &BTreeMap<String, String>, max_bytes: usize) -> Result<()> {
+    let bytes: usize = labels
+        .iter()
+        .map(|(key, value)| key.len() + value.len())
+        .sum();
+    if bytes > max_bytes {
+        return Err(Error::unprocessable(format!(
+            "labels: {bytes} bytes of keys and values, repository.max_label_bytes allows {max_bytes}"
+        )));
+    }
+    Ok(())
 }
 
 fn ids_of(infos: &[CollectionInfo]) -> Vec<Uuid> {
@@ -148,16 +182,11 @@ pub fn execute(
         .iter()
         .map(|info| info.head.count)
         .sum();
+    progress.phase("lock", 0);
+    let lock = repository.lock(LockMode::Shared, progress)?;
     progress.phase("copy", total);
-    let mut packer = Packer {
-        repository,
-        settings,
-        progress,
-        layers: BTreeMap::new(),
-        new_records: 0,
-        tombstones: 0,
-        new_bytes: 0,
-    };
+    let mut packer = Packer::new(repository, settings.packs(), progress);
+    let mut layers: BTreeMap<Uuid, Vec<LayerReference>> = BTreeMap::new();
     let mut parents = match plan.request.kind {
         BackupKind::Full => BTreeMap::new(),
         BackupKind::Auto | BackupKind::Incremental => {
@@ -165,32 +194,37 @@ pub fn execute(
                 CutScope::All => ids_of(&engine.all_collections()),
                 CutScope::Collections(ids) => ids.clone(),
             };
-            parents(engine, repository, ids)?
+            parents(engine, repository, ids, settings.max_layers)?
         }
     };
     let since = parents.iter().map(|(id, parent)| (*id, parent.sequence));
-    let cut = engine.begin_cut_since(plan.scope, since.collect());
+    let cut = engine.begin_cut_since(plan.scope.clone(), since.collect());
     parents.retain(|id, _| cut.is_incremental(*id));
     if plan.request.kind == BackupKind::Incremental && parents.is_empty() {
         return Err(no_parent());
     }
     for (id, parent) in &parents {
-        packer.layers.insert(*id, parent.layers.clone());
+        layers.insert(*id, parent.layers.clone());
     }
     let last = cut.run(settings.catch_up, progress, |id, layer| {
-        packer.layer(id, &layer)
+        let written = write_layer(&mut packer, &layer)?;
+        add(layers.entry(id).or_default(), written);
+        Ok(())
     })?;
     progress.phase("sync", 0);
     engine.sync_to(last.sequence)?;
     let mut collections = Vec::new();
     for (id, part) in last.parts {
-        collections.push(packer.finish(id, part)?);
+        let mut of_collection = layers.remove(&id).unwrap_or_default();
+        let (info, written) = write_last(&mut packer, part)?;
+        add(&mut of_collection, written);
+        collections.push(described(id, info, of_collection));
     }
     progress.commit()?;
     // A collection that was dropped meanwhile is in no backup, and neither is what it would have started from.
     let used = collections.iter().filter_map(|c| parents.remove(&c.id));
     let parent = used.max_by_key(|parent| parent.created_at);
-    let manifest = repository.commit(Manifest {
+    let manifest = Manifest {
         format: REPOSITORY_FORMAT,
         repository_id: repository.id(),
         id: backup_id(plan.created_at),
@@ -210,8 +244,13 @@ pub fn execute(
         new_bytes: packer.new_bytes,
         labels: plan.request.labels,
         pinned: plan.request.pinned,
+        scope: match plan.scope {
+            CutScope::All => BackupScope::All,
+            CutScope::Collections(_) => BackupScope::Selection,
+        },
         collections,
-    })?;
+    };
+    let manifest = repository.commit(manifest, &lock)?;
     let marker = |collection: &ManifestCollection| BackupMarker {
         backup: manifest.id.clone(),
         sequence: manifest.sequence,
@@ -249,6 +288,7 @@ fn parents(
     engine: &Engine,
     repository: &Repository,
     collections: Vec<Uuid>,
+    max_layers: usize,
 ) -> Result<BTreeMap<Uuid, Parent>> {
     // Most collections have the same one: each is read and judged once.
     let mut manifests: BTreeMap<String, Option<Manifest>> = BTreeMap::new();
@@ -269,7 +309,7 @@ fn parents(
             continue;
         };
         let usable = manifest.sequence == marker.sequence
-            && is_worth_extending(found)
+            && is_worth_extending(found, max_layers)
             && repository.has_packs(found)?;
         if usable {
             let parent = Parent {
@@ -299,187 +339,78 @@ fn sound_backup(engine: &Engine, repository: &Repository, id: &str) -> Result<Op
 }
 
 /// Whether less than a third of what a restore would read is superseded, in few enough layers.
-fn is_worth_extending(collection: &ManifestCollection) -> bool {
+fn is_worth_extending(collection: &ManifestCollection, max_layers: usize) -> bool {
     let layers = collection.layers.iter();
     let read: u64 = layers
         .flat_map(|layer| &layer.packs)
         .map(|pack| pack.records)
         .sum();
     let superseded = read.saturating_sub(collection.records);
-    collection.layers.len() < MAX_LAYERS && superseded * 3 <= read
+    collection.layers.len() < max_layers && superseded * 3 <= read
 }
 
-/// Turns layers into packs.
-struct Packer<'a> {
-    repository: &'a Repository,
-    settings: BackupSettings,
-    progress: &'a Progress,
-    layers: BTreeMap<Uuid, Vec<LayerReference>>,
-    new_records: u64,
-    tombstones: u64,
-    new_bytes: u64,
-}
-
-impl Packer<'_> {
-    fn layer(&mut self, id: Uuid, layer: &Layer) -> Result<()> {
-        let mut writer = LayerWriter::new(self, &layer.info);
-        writer.tombstones(&layer.tombstones)?;
-        layer.for_each(|ordinal, stored| writer.stored(ordinal, stored))?;
-        let reference = writer.finish()?;
-        self.add(id, reference);
-        Ok(())
-    }
-
-    fn finish(&mut self, id: Uuid, part: FinalPart) -> Result<ManifestCollection> {
-        let mut writer = LayerWriter::new(self, &part.info);
-        writer.tombstones(&part.tombstones)?;
-        for (ordinal, sequence, canonical) in part.records {
-            writer.row(PackRow {
-                ordinal,
-                sequence,
-                canonical,
-            })?;
-        }
-        let reference = writer.finish()?;
-        self.add(id, reference);
-        let (descriptor, head) = (part.info.descriptor, part.info.head);
-        Ok(ManifestCollection {
-            name: descriptor.name.clone(),
-            id,
-            records: head.count,
-            raw_bytes: head.bytes,
-            sequence: head.sequence,
-            next_ordinal: head.next_ordinal,
-            digest: head.digest,
-            definition_hash: descriptor.definition.hash(),
-            definition: descriptor.definition.clone(),
-            layers: self.layers.remove(&id).unwrap_or_default(),
-        })
-    }
-
-    fn add(&mut self, id: Uuid, reference: LayerReference) {
-        let layers = self.layers.entry(id).or_default();
-        if !reference.packs.is_empty() || !reference.tombstones.is_empty() {
-            layers.push(reference);
-        }
-    }
-}
-
-/// Rows of one layer, cut into packs at fixed ordinal ranges, so that an unchanged range gives the same
-/// pack again.
-struct LayerWriter<'p, 'a> {
-    packer: &'p mut Packer<'a>,
-    dimension: u32,
-    /// Ordinals per pack, a power of two.
-    range: u64,
-    rows: Vec<PackRow>,
-    bytes: u64,
-    reference: LayerReference,
-}
-
-impl<'p, 'a> LayerWriter<'p, 'a> {
-    fn new(packer: &'p mut Packer<'a>, info: &CollectionInfo) -> Self {
-        let average = info
-            .head
-            .bytes
-            .checked_div(info.head.count)
-            .unwrap_or(0)
-            .max(1);
-        let rows = (packer.settings.pack_bytes / average).clamp(1, 1 << 16);
-        Self {
-            packer,
-            dimension: info.descriptor.definition.dimension.unwrap_or(0),
-            range: 1 << rows.ilog2(),
-            rows: Vec::new(),
-            bytes: 0,
-            reference: LayerReference::default(),
-        }
-    }
-
-    fn stored(&mut self, ordinal: u64, stored: &StoredRecord<'_>) -> Result<()> {
-        self.row(PackRow {
+fn write_layer(packer: &mut Packer<'_>, layer: &Layer) -> Result<LayerReference> {
+    let mut writer = layer_writer(packer, &layer.info);
+    writer.tombstones(&pack_tombstones(&layer.tombstones))?;
+    layer.for_each(|ordinal, stored| {
+        writer.row(PackRow {
             ordinal,
             sequence: stored.sequence,
             canonical: stored.canonical.to_vec(),
         })
-    }
+    })?;
+    writer.finish()
+}
 
-    fn row(&mut self, row: PackRow) -> Result<()> {
-        let another = self
-            .rows
-            .first()
-            .is_some_and(|first| first.ordinal / self.range != row.ordinal / self.range);
-        // Records much larger than the average must not gather in memory either.
-        if another || self.bytes >= 2 * self.packer.settings.pack_bytes {
-            self.flush()?;
-        }
-        self.bytes += row.canonical.len() as u64;
-        self.rows.push(row);
-        Ok(())
+fn write_last(
+    packer: &mut Packer<'_>,
+    part: FinalPart,
+) -> Result<(CollectionInfo, LayerReference)> {
+    let mut writer = layer_writer(packer, &part.info);
+    writer.tombstones(&pack_tombstones(&part.tombstones))?;
+    for (ordinal, sequence, canonical) in part.records {
+        writer.row(PackRow {
+            ordinal,
+            sequence,
+            canonical,
+        })?;
     }
+    Ok((part.info, writer.finish()?))
+}
 
-    fn flush(&mut self) -> Result<()> {
-        let (Some(first), Some(last)) = (self.rows.first(), self.rows.last()) else {
-            return Ok(());
-        };
-        self.packer.progress.check()?;
-        // The first write after a layer began may have fixed the dimension since.
-        let dimension = match self.dimension {
-            0 => row_dimension(first)?,
-            dimension => dimension,
-        };
-        let ordinals = (first.ordinal, last.ordinal);
-        let bytes = pack::encode_records(
-            &self.rows,
-            dimension,
-            self.packer.settings.compression_level,
-        )?;
-        let count = self.rows.len() as u64;
-        self.packer.new_records += count;
-        self.packer.new_bytes += bytes.len() as u64;
-        let pack = self
-            .packer
-            .repository
-            .put_pack(bytes.into(), count, ordinals)?;
-        self.packer.progress.advance(count, self.bytes);
-        self.reference.packs.push(pack);
-        self.rows.clear();
-        self.bytes = 0;
-        Ok(())
-    }
+fn layer_writer<'p, 'a>(packer: &'p mut Packer<'a>, info: &CollectionInfo) -> LayerWriter<'p, 'a> {
+    let average = info.head.bytes.checked_div(info.head.count).unwrap_or(0);
+    let dimension = info.descriptor.definition.dimension;
+    LayerWriter::new(packer, dimension, average)
+}
 
-    fn tombstones(&mut self, tombstones: &[Tombstone]) -> Result<()> {
-        let rows: Vec<PackTombstone> = tombstones
-            .iter()
-            .map(|tombstone| PackTombstone {
-                ordinal: tombstone.ordinal,
-                sequence: tombstone.sequence,
-                id: tombstone.id.clone(),
-            })
-            .collect();
-        let ordinals = tombstones.iter().map(|tombstone| tombstone.ordinal);
-        let (Some(first), Some(last)) = (ordinals.clone().min(), ordinals.max()) else {
-            return Ok(());
-        };
-        let bytes = pack::encode_tombstones(&rows, self.packer.settings.compression_level)?;
-        let count = rows.len() as u64;
-        self.packer.tombstones += count;
-        self.packer.new_bytes += bytes.len() as u64;
-        let pack = self
-            .packer
-            .repository
-            .put_pack(bytes.into(), count, (first, last))?;
-        self.reference.tombstones.push(pack);
-        Ok(())
-    }
+fn pack_tombstones(tombstones: &[Tombstone]) -> Vec<PackTombstone> {
+    let row = |tombstone: &Tombstone| PackTombstone {
+        ordinal: tombstone.ordinal,
+        sequence: tombstone.sequence,
+        id: tombstone.id.clone(),
+    };
+    tombstones.iter().map(row).collect()
+}
 
-    fn finish(mut self) -> Result<LayerReference> {
-        self.flush()?;
-        Ok(self.reference)
+fn add(layers: &mut Vec<LayerReference>, written: LayerReference) {
+    if !written.packs.is_empty() || !written.tombstones.is_empty() {
+        layers.push(written);
     }
 }
 
-fn row_dimension(row: &PackRow) -> Result<u32> {
-    let view = crate::model::record::RecordView::parse(&row.canonical)?;
-    u32::try_from(view.dimension()).map_err(|_| Error::internal("too many dimensions"))
+fn described(id: Uuid, info: CollectionInfo, layers: Vec<LayerReference>) -> ManifestCollection {
+    let (descriptor, head) = (info.descriptor, info.head);
+    ManifestCollection {
+        name: descriptor.name.clone(),
+        id,
+        records: head.count,
+        raw_bytes: head.bytes,
+        sequence: head.sequence,
+        next_ordinal: head.next_ordinal,
+        digest: head.digest,
+        definition_hash: descriptor.definition.hash(),
+        definition: descriptor.definition.clone(),
+        layers,
+    }
 }

@@ -1,10 +1,11 @@
-//! Exporting a backup as one valid JSON document, streamed: memory does not grow with the backup.
+//! Exporting a backup as one valid JSON document or as lines of JSON, streamed: memory does not grow with the backup.
 
 use std::io::{self, Write};
 
 use serde::Serialize;
 
 use crate::error::{Error, Result};
+use crate::model::digest::Digest;
 use crate::model::names::CollectionName;
 use crate::repository::Repository;
 use crate::repository::format::{Manifest, ManifestCollection};
@@ -17,6 +18,8 @@ const VERSION: u32 = 1;
 /// same bits; serde_json sees to it.
 #[derive(Serialize)]
 struct ExportedRecord<'a> {
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    kind: Option<&'static str>,
     id: &'a str,
     embedding: &'a [f32],
     document: &'a Option<String>,
@@ -49,61 +52,106 @@ pub fn select<'a>(
     Ok(found)
 }
 
+/// How the document is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExportLayout {
+    /// One JSON object.
+    Json,
+    /// A JSON object per line: `export`, then per collection `collection`, its `record`s and
+    /// `collection_end`, then `end`.
+    JsonLines,
+}
+
 /// Writes the document: `backup` is what stands under that member.
 ///
 /// # Errors
 /// `BackupCorrupt` naming pack and collection; `Internal` when `out` takes no more. The document is
 /// incomplete then, so that no reader takes it for whole.
-pub fn write_json(
+pub fn write(
     repository: &Repository,
     collections: &[&ManifestCollection],
     backup: &serde_json::Value,
+    layout: ExportLayout,
     out: &mut impl Write,
 ) -> Result<()> {
-    let head = format!(
-        "{{\"format\":\"vectorkeep-export\",\"version\":{VERSION},\"backup\":{backup},\"collections\":["
-    );
-    put(out, head.as_bytes())?;
-    for (index, collection) in collections.iter().enumerate() {
-        if index > 0 {
-            put(out, b",")?;
+    let head =
+        format!("\"format\":\"vectorkeep-export\",\"version\":{VERSION},\"backup\":{backup}");
+    let count = collections.len();
+    match layout {
+        ExportLayout::Json => {
+            put(out, format!("{{{head},\"collections\":["))?;
+            for (index, collection) in collections.iter().enumerate() {
+                put(out, if index > 0 { "," } else { "" })?;
+                put(out, format!("{{{},\"records\":[", definition(collection)))?;
+                write_records(repository, collection, out, layout)?;
+                put(out, format!("],\"digest\":\"{}\"}}", collection.digest))?;
+            }
+            put(out, "]}\n")
         }
-        write_collection(repository, collection, out)?;
+        ExportLayout::JsonLines => {
+            put(out, format!("{{\"type\":\"export\",{head}}}\n"))?;
+            for collection in collections {
+                let described = definition(collection);
+                put(out, format!("{{\"type\":\"collection\",{described}}}\n"))?;
+                write_records(repository, collection, out, layout)?;
+                let (records, digest) = (collection.records, collection.digest);
+                let newline = if records > 0 { "\n" } else { "" };
+                put(
+                    out,
+                    format!(
+                        "{newline}{{\"type\":\"collection_end\",\"records\":{records},\"digest\":\"{digest}\"}}\n"
+                    ),
+                )?;
+            }
+            put(
+                out,
+                format!("{{\"type\":\"end\",\"collections\":{count}}}\n"),
+            )
+        }
     }
-    put(out, b"]}\n")
 }
 
-fn write_collection(
-    repository: &Repository,
-    collection: &ManifestCollection,
-    out: &mut impl Write,
-) -> Result<()> {
+/// The members of a collection but its records.
+fn definition(collection: &ManifestCollection) -> String {
     let definition = &collection.definition;
-    let mut head = serde_json::json!({
+    let text = serde_json::json!({
         "tenant": collection.name.tenant,
         "database": collection.name.database,
         "name": collection.name.name,
         "metadata": (!definition.metadata.is_empty()).then_some(&definition.metadata),
-        "configuration": definition.configuration.to_json(),
+        "configuration": definition.configuration.to_export_json(),
         "schema": definition.schema,
         "dimension": definition.dimension,
     })
     .to_string();
-    // The object is continued by hand: its records are streamed.
-    head.pop();
-    put(out, head.as_bytes())?;
-    put(out, b",\"records\":[")?;
-    let mut digest = crate::model::digest::Digest::EMPTY;
+    // The object goes on elsewhere: its records are streamed.
+    let inner = text
+        .strip_prefix('{')
+        .and_then(|text| text.strip_suffix('}'));
+    inner.unwrap_or_default().to_owned()
+}
+
+/// Writes the records and holds them against the digest.
+fn write_records(
+    repository: &Repository,
+    collection: &ManifestCollection,
+    out: &mut impl Write,
+    layout: ExportLayout,
+) -> Result<()> {
+    let (kind, between) = match layout {
+        ExportLayout::Json => (None, ","),
+        ExportLayout::JsonLines => (Some("record"), "\n"),
+    };
+    let mut digest = Digest::EMPTY;
     let mut count = 0_u64;
     for record in CollectionReader::open(repository, collection)? {
         let found = record?;
         digest.add(&found.hash);
-        if count > 0 {
-            put(out, b",")?;
-        }
+        put(out, if count == 0 { "" } else { between })?;
         count += 1;
         let record = &found.record;
         let exported = ExportedRecord {
+            kind,
             id: &record.id,
             embedding: &record.embedding,
             document: &record.document,
@@ -119,11 +167,11 @@ fn write_collection(
         ))
         .with("collection", collection.name.to_string()));
     }
-    put(out, format!("],\"digest\":\"{digest}\"}}").as_bytes())
+    Ok(())
 }
 
-fn put(out: &mut impl Write, bytes: &[u8]) -> Result<()> {
-    out.write_all(bytes).map_err(stopped)
+fn put(out: &mut impl Write, text: impl AsRef<str>) -> Result<()> {
+    out.write_all(text.as_ref().as_bytes()).map_err(stopped)
 }
 
 fn stopped(error: io::Error) -> Error {

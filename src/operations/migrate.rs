@@ -36,6 +36,13 @@ pub struct MigratePlan {
     target: Target,
 }
 
+impl MigratePlan {
+    /// Name of the collection that it makes or replaces.
+    pub fn target(&self) -> &CollectionName {
+        &self.target.name
+    }
+}
+
 /// What a migration did.
 #[derive(Clone, Debug, Serialize)]
 pub struct MigrateOutcome {

@@ -45,6 +45,13 @@ pub struct RestorePlan {
     targets: Vec<(usize, Target)>,
 }
 
+impl RestorePlan {
+    /// Names of the collections that it makes or replaces.
+    pub fn target_names(&self) -> impl Iterator<Item = &CollectionName> {
+        self.targets.iter().map(|(_, target)| &target.name)
+    }
+}
+
 /// What a restore did.
 #[derive(Clone, Debug, Serialize)]
 pub struct RestoreOutcome {

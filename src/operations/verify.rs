@@ -32,6 +32,9 @@ pub struct VerificationOutcome {
     pub checked_bytes: u64,
     /// What is wrong, and where.
     pub problems: Vec<String>,
+    /// Packs that are damaged or missing.
+    #[serde(skip)]
+    damaged: BTreeSet<String>,
 }
 
 impl VerificationOutcome {
@@ -49,6 +52,10 @@ impl VerificationOutcome {
             Ok(found) => Ok(Some(found)),
             Err(error) if error.kind() == Kind::BackupCorrupt => {
                 self.note(error.message().to_owned());
+                let members = error.members().iter();
+                let packs = members.filter(|(name, _)| *name == "pack");
+                self.damaged
+                    .extend(packs.filter_map(|(_, pack)| pack.as_str().map(str::to_owned)));
                 Ok(None)
             }
             Err(error) => Err(error),
@@ -68,6 +75,12 @@ pub fn execute(
     progress: &Progress,
 ) -> Result<VerificationOutcome> {
     let outcome = check(repository, id, level, progress)?;
+    // That packs are there in their sizes does not make marks of deeper looks wrong.
+    let looked_at = match level {
+        VerificationLevel::Manifest => None,
+        VerificationLevel::Checksums | VerificationLevel::Records => repository.backup(id).ok(),
+    };
+    repository.mark_damaged(looked_at.iter().flat_map(Manifest::packs), &outcome.damaged)?;
     repository.put_verification(
         id,
         &Verification {
@@ -98,6 +111,7 @@ pub fn check(
         checked_records: 0,
         checked_bytes: 0,
         problems: Vec::new(),
+        damaged: BTreeSet::new(),
     };
     if let Some(manifest) = outcome.judge(repository.backup(id))? {
         outcome.checked_bytes = repository.manifest_bytes(id)?;
@@ -136,6 +150,7 @@ fn check_presence(
                 "pack {} is missing or has another size",
                 reference.hash
             ));
+            outcome.damaged.insert(reference.hash.clone());
         }
     }
     Ok(())

@@ -1,16 +1,44 @@
 //! Bytes by path: the only module that names `object_store`.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use figment::Figment;
+use figment::providers::{Format as _, Toml};
 use futures::TryStreamExt as _;
+use object_store::aws::AmazonS3Builder;
+use object_store::azure::MicrosoftAzureBuilder;
+use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::local::LocalFileSystem;
+use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
+use object_store::prefix::PrefixStore;
+use object_store::{
+    BackoffConfig, ClientOptions, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions,
+    PutPayload, RetryConfig,
+};
 use tokio::runtime::Handle;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
+
+/// How a repository is reached.
+#[derive(Clone, Debug)]
+pub struct BackendOptions {
+    /// A directory, `file://`, `s3://bucket/prefix`, `gs://…`, `az://…`, or `memory://` for tests.
+    pub url: String,
+    /// TOML of names and values as the environment would have them (`AWS_ACCESS_KEY_ID = "…"`).
+    pub credentials_file: Option<PathBuf>,
+    /// Longest single request to an object store.
+    pub request_timeout: Duration,
+    /// Repetitions of a request that failed in a way that may pass.
+    pub max_retries: usize,
+    /// No repetition begins later than this after the first attempt.
+    pub retry_timeout: Duration,
+}
 
 /// Free and total bytes of the disk below a repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,44 +47,117 @@ pub struct Room {
     pub available_bytes: u64,
 }
 
+/// An object as a listing has it.
+#[derive(Clone, Debug)]
+pub(super) struct Listed {
+    pub(super) path: String,
+    pub(super) size: u64,
+    pub(super) modified: DateTime<Utc>,
+}
+
+impl Listed {
+    /// The last part of the path.
+    pub(super) fn name(&self) -> &str {
+        self.path.rsplit('/').next().unwrap_or_default()
+    }
+}
+
 #[derive(Clone)]
 pub(super) struct Backend {
     store: Arc<dyn ObjectStore>,
     runtime: Handle,
     location: String,
     directory: Option<PathBuf>,
+    /// What must appear in no message: an object store's errors quote requests and answers.
+    secrets: Arc<Vec<String>>,
 }
 
-/// The directory that a repository's URL names.
+/// Where a URL points to.
+enum Target<'a> {
+    Directory(PathBuf),
+    Memory,
+    /// Scheme, and what follows it.
+    Bucket(&'a str, &'a str),
+}
+
+impl<'a> Target<'a> {
+    fn of(url: &'a str) -> Result<Self> {
+        let directory = match url.split_once("://") {
+            None => PathBuf::from(url),
+            Some(("file", path)) => PathBuf::from(path),
+            Some(("memory", _)) => return Ok(Self::Memory),
+            Some((scheme @ ("s3" | "gs" | "az"), rest)) => {
+                // What stands there is not repeated: it may be a password.
+                if rest.contains(['@', '?', '#']) {
+                    return Err(Error::invalid(format!(
+                        "repository.url: {scheme}:// takes a bucket and a prefix; credentials belong into the \
+                         environment or repository.credentials_file"
+                    )));
+                }
+                if rest.split('/').next().unwrap_or_default().is_empty() {
+                    return Err(Error::invalid("repository.url: the bucket's name is empty"));
+                }
+                return Ok(Self::Bucket(scheme, rest));
+            }
+            Some((scheme, _)) => {
+                return Err(Error::invalid(format!(
+                    "repository.url: {scheme}:// is not offered; give a directory, s3://, gs:// or az://"
+                )));
+            }
+        };
+        if directory.as_os_str().is_empty() {
+            return Err(Error::invalid("repository.url: the directory is empty"));
+        }
+        Ok(Self::Directory(directory))
+    }
+}
+
+impl BackendOptions {
+    /// Whether it is on another machine.
+    pub fn is_remote(&self) -> bool {
+        matches!(Target::of(&self.url), Ok(Target::Bucket(..)))
+    }
+}
+
+/// Checks the form of a repository's URL.
 ///
 /// # Errors
-/// `InvalidArgument` for a URL of another kind.
-pub(super) fn directory(url: &str) -> Result<PathBuf> {
-    let directory = match url.split_once("://") {
-        None => PathBuf::from(url),
-        Some(("file", path)) => PathBuf::from(path),
-        Some((scheme, _)) => {
-            return Err(Error::invalid(format!(
-                "repository.url: {scheme}:// is not offered; give a directory"
-            )));
-        }
-    };
-    if directory.as_os_str().is_empty() {
-        return Err(Error::invalid("repository.url: the directory is empty"));
-    }
-    Ok(directory)
+/// `InvalidArgument`; what may be a secret is not repeated.
+pub fn check_url(url: &str) -> Result<()> {
+    Target::of(url).map(|_| ())
 }
 
 impl Backend {
-    pub(super) fn open(url: &str, runtime: Handle) -> Result<Self> {
-        let directory = directory(url)?;
+    /// Opens the place; a directory that is not there is made if `create` says so.
+    pub(super) fn open(options: &BackendOptions, create: bool, runtime: Handle) -> Result<Self> {
+        match Target::of(&options.url)? {
+            Target::Directory(directory) => Self::open_directory(directory, create, runtime),
+            Target::Memory => Ok(Self {
+                store: Arc::new(InMemory::new()),
+                runtime,
+                location: options.url.clone(),
+                directory: None,
+                secrets: Arc::default(),
+            }),
+            Target::Bucket(scheme, rest) => Self::open_bucket(options, scheme, rest, runtime),
+        }
+    }
+
+    fn open_directory(directory: PathBuf, create: bool, runtime: Handle) -> Result<Self> {
         let fail = |error: &dyn std::fmt::Display| {
             Error::storage(format!(
                 "the repository directory {} cannot be used: {error}",
                 directory.display()
             ))
         };
-        std::fs::create_dir_all(&directory).map_err(|error| fail(&error))?;
+        if create {
+            std::fs::create_dir_all(&directory).map_err(|error| fail(&error))?;
+        } else if !directory.is_dir() {
+            return Err(Error::not_found(format!(
+                "there is no directory {}",
+                directory.display()
+            )));
+        }
         // Synced on every put: a manifest must not be durable before its packs are.
         let store = LocalFileSystem::new_with_prefix(&directory)
             .map_err(|error| fail(&error))?
@@ -66,11 +167,85 @@ impl Backend {
             runtime,
             location: directory.display().to_string(),
             directory: Some(directory),
+            secrets: Arc::default(),
+        })
+    }
+
+    fn open_bucket(
+        options: &BackendOptions,
+        scheme: &str,
+        rest: &str,
+        runtime: Handle,
+    ) -> Result<Self> {
+        let settings = Settings::load(scheme, options.credentials_file.as_deref())?;
+        let client = ClientOptions::new()
+            .with_timeout(options.request_timeout)
+            .with_connect_timeout(options.request_timeout);
+        let retry = RetryConfig {
+            backoff: BackoffConfig::default(),
+            max_retries: options.max_retries,
+            retry_timeout: options.retry_timeout,
+        };
+        let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        let built: Result<Arc<dyn ObjectStore>, object_store::Error> = match scheme {
+            "s3" => {
+                let mut builder = AmazonS3Builder::new()
+                    .with_client_options(client)
+                    .with_retry(retry)
+                    .with_bucket_name(bucket);
+                for (name, value) in settings.known(|name| name.parse().ok())? {
+                    builder = builder.with_config(name, value);
+                }
+                builder.build().map(|store| Arc::new(store) as _)
+            }
+            "gs" => {
+                let mut builder = GoogleCloudStorageBuilder::new()
+                    .with_client_options(client)
+                    .with_retry(retry)
+                    .with_bucket_name(bucket);
+                for (name, value) in settings.known(|name| name.parse().ok())? {
+                    builder = builder.with_config(name, value);
+                }
+                builder.build().map(|store| Arc::new(store) as _)
+            }
+            _ => {
+                let mut builder = MicrosoftAzureBuilder::new()
+                    .with_client_options(client)
+                    .with_retry(retry)
+                    .with_container_name(bucket);
+                for (name, value) in settings.known(|name| name.parse().ok())? {
+                    builder = builder.with_config(name, value);
+                }
+                builder.build().map(|store| Arc::new(store) as _)
+            }
+        };
+        let location = format!("{scheme}://{}", rest.trim_end_matches('/'));
+        let secrets = settings.secrets();
+        let store = built.map_err(|error| {
+            let cause = redacted(&secrets, &error);
+            Error::invalid(format!(
+                "repository.url: {location} cannot be used: {cause}"
+            ))
+        })?;
+        let store: Arc<dyn ObjectStore> = match prefix.trim_matches('/') {
+            "" => store,
+            prefix => Arc::new(PrefixStore::new(store, Path::from(prefix))),
+        };
+        Ok(Self {
+            store,
+            runtime,
+            location,
+            directory: None,
+            secrets: Arc::new(secrets),
         })
     }
 
     pub(super) fn location(&self) -> &str {
         &self.location
+    }
+
+    pub(super) fn runtime(&self) -> &Handle {
+        &self.runtime
     }
 
     pub(super) fn room(&self) -> Result<Option<Room>> {
@@ -83,12 +258,16 @@ impl Backend {
             .transpose()
     }
 
-    fn fault(&self, what: &str, path: &str, error: object_store::Error) -> Error {
-        Error::storage(format!(
-            "the repository {} failed to {what} {path}",
-            self.location
-        ))
-        .because(error)
+    fn fault(&self, what: &str, path: &str, error: &object_store::Error) -> Error {
+        let kind = match &self.directory {
+            Some(_) => Kind::StorageFault,
+            None => Kind::RemoteUnavailable,
+        };
+        Error::new(
+            kind,
+            format!("the repository {} failed to {what} {path}", self.location),
+        )
+        .because(redacted(&self.secrets, error))
     }
 
     /// The object's bytes; `None` when there is none.
@@ -103,43 +282,81 @@ impl Backend {
         };
         self.runtime
             .block_on(read)
-            .map_err(|error| self.fault("read", path, error))
+            .map_err(|error| self.fault("read", path, &error))
     }
 
     /// The object's size; `None` when there is none.
     pub(super) fn size(&self, path: &str) -> Result<Option<u64>> {
-        match self.runtime.block_on(self.store.head(&Path::from(path))) {
+        self.runtime.block_on(self.size_async(path))
+    }
+
+    /// As [`Backend::size`], for use on the runtime.
+    pub(super) async fn size_async(&self, path: &str) -> Result<Option<u64>> {
+        match self.store.head(&Path::from(path)).await {
             Ok(found) => Ok(Some(found.size)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(self.fault("look up", path, error)),
+            Err(error) => Err(self.fault("look up", path, &error)),
         }
     }
 
     /// Stores an object, in the place of one that is there.
     pub(super) fn put(&self, path: &str, bytes: Bytes) -> Result<()> {
-        self.put_as(path, bytes, PutMode::Overwrite).map(|_| ())
+        self.runtime
+            .block_on(self.put_as(path, bytes, PutMode::Overwrite))
+            .map(|_| ())
     }
 
     /// Stores an object unless there is one; false when there was.
     pub(super) fn put_new(&self, path: &str, bytes: Bytes) -> Result<bool> {
-        self.put_as(path, bytes, PutMode::Create)
+        self.runtime
+            .block_on(self.put_as(path, bytes, PutMode::Create))
     }
 
-    fn put_as(&self, path: &str, bytes: Bytes, mode: PutMode) -> Result<bool> {
+    /// As [`Backend::put`], for use on the runtime.
+    pub(super) async fn put_async(&self, path: &str, bytes: Bytes) -> Result<()> {
+        self.put_as(path, bytes, PutMode::Overwrite)
+            .await
+            .map(|_| ())
+    }
+
+    async fn put_as(&self, path: &str, bytes: Bytes, mode: PutMode) -> Result<bool> {
         let location = Path::from(path);
         let options = PutOptions::from(mode);
         let put = self
             .store
             .put_opts(&location, PutPayload::from(bytes), options);
-        match self.runtime.block_on(put) {
+        match put.await {
             Ok(_) => Ok(true),
             Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
-            Err(error) => Err(self.fault("store", path, error)),
+            Err(error) => Err(self.fault("store", path, &error)),
         }
     }
 
-    /// File names directly below a prefix.
-    pub(super) fn list(&self, prefix: &str) -> Result<Vec<String>> {
+    /// Removes an object, durably; whether there was one.
+    pub(super) fn delete(&self, path: &str) -> Result<bool> {
+        // Object stores do not say whether there was one.
+        if self.size(path)?.is_none() {
+            return Ok(false);
+        }
+        match self.runtime.block_on(self.store.delete(&Path::from(path))) {
+            Ok(()) => {}
+            Err(object_store::Error::NotFound { .. }) => return Ok(false),
+            Err(error) => return Err(self.fault("remove", path, &error)),
+        }
+        if let Some(directory) = &self.directory {
+            let file = directory.join(path);
+            let parent = file.parent().unwrap_or(directory);
+            std::fs::File::open(parent)
+                .and_then(|parent| parent.sync_all())
+                .map_err(|error| {
+                    Error::storage(format!("{} cannot be synced", parent.display())).because(error)
+                })?;
+        }
+        Ok(true)
+    }
+
+    /// Everything below a prefix.
+    pub(super) fn list(&self, prefix: &str) -> Result<Vec<Listed>> {
         let prefix_path = Path::from(prefix);
         let listing = async {
             self.store
@@ -150,10 +367,162 @@ impl Backend {
         let objects = self
             .runtime
             .block_on(listing)
-            .map_err(|error| self.fault("list", prefix, error))?;
+            .map_err(|error| self.fault("list", prefix, &error))?;
         Ok(objects
             .into_iter()
-            .filter_map(|object| object.location.filename().map(str::to_owned))
+            .map(|object| Listed {
+                path: object.location.to_string(),
+                size: object.size,
+                modified: object.last_modified,
+            })
             .collect())
+    }
+}
+
+/// Names and values that an object store's client is set up with.
+struct Settings {
+    /// In lower case; false: from the environment, where much else stands.
+    values: BTreeMap<String, (String, bool)>,
+}
+
+impl Settings {
+    fn load(scheme: &str, file: Option<&FilePath>) -> Result<Self> {
+        let prefix = match scheme {
+            "s3" => "AWS_",
+            "gs" => "GOOGLE_",
+            _ => "AZURE_",
+        };
+        let mut values = BTreeMap::new();
+        for (name, value) in std::env::vars_os() {
+            if let (Some(name), Some(value)) = (name.to_str(), value.to_str())
+                && name.starts_with(prefix)
+            {
+                values.insert(name.to_ascii_lowercase(), (value.to_owned(), false));
+            }
+        }
+        if let Some(file) = file {
+            // Errors of the parser quote what they found: it may be a secret.
+            let bad = |what: &str| {
+                Error::invalid(format!(
+                    "repository.credentials_file {}: {what}",
+                    file.display()
+                ))
+            };
+            let text = std::fs::read_to_string(file)
+                .map_err(|error| bad(&format!("cannot be read: {error}")))?;
+            let pairs: BTreeMap<String, String> = Figment::from(Toml::string(&text))
+                .extract()
+                .map_err(|_| bad("expected lines such as AWS_ACCESS_KEY_ID = \"…\""))?;
+            for (name, value) in pairs {
+                values.insert(name.to_ascii_lowercase(), (value, true));
+            }
+        }
+        Ok(Self { values })
+    }
+
+    /// The settings that the client knows by these names.
+    fn known<N>(&self, name_of: impl Fn(&str) -> Option<N>) -> Result<Vec<(N, String)>> {
+        let mut known = Vec::new();
+        for (name, (value, must_be_known)) in &self.values {
+            match name_of(name) {
+                Some(found) => known.push((found, value.clone())),
+                None if *must_be_known => {
+                    return Err(Error::invalid(format!(
+                        "repository.credentials_file: {name} is no setting of this kind of object store"
+                    )));
+                }
+                None => {}
+            }
+        }
+        Ok(known)
+    }
+
+    fn secrets(&self) -> Vec<String> {
+        let telling = ["key", "secret", "token", "password", "sas"];
+        let secret = |name: &str| telling.iter().any(|part| name.contains(part));
+        self.values
+            .iter()
+            .filter(|(name, (value, _))| secret(name) && !value.is_empty())
+            .map(|(_, (value, _))| value.clone())
+            .collect()
+    }
+}
+
+/// An error's text and that of its causes, without what must not be seen.
+fn redacted(secrets: &[String], error: &object_store::Error) -> String {
+    let mut text = error.to_string();
+    for secret in secrets {
+        text = text.replace(secret.as_str(), "***");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_that_cannot_be_are_refused_and_secrets_in_them_not_repeated() {
+        for good in [
+            "backups",
+            "/var/backups",
+            "file:///var/backups",
+            "s3://bucket",
+            "gs://bucket/a/b",
+            "az://container/x",
+            "memory://",
+        ] {
+            assert!(check_url(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "file://",
+            "s3://",
+            "s3:///prefix",
+            "ftp://host/x",
+            "s3://id:hunter2@bucket/x",
+            "az://container?sig=hunter2",
+        ] {
+            let error = check_url(bad).unwrap_err();
+            assert!(error.message().starts_with("repository.url"), "{error}");
+            assert!(!error.message().contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_credentials_file_is_read_and_never_quoted() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("credentials.toml");
+        let load = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            Settings::load("s3", Some(&file))
+        };
+        let settings = load("AWS_SECRET_ACCESS_KEY = \"hunter2\"\naws_region = \"r\"").unwrap();
+        let known = settings
+            .known(|name| name.parse::<object_store::aws::AmazonS3ConfigKey>().ok())
+            .unwrap();
+        assert!(known.iter().any(|(_, value)| value == "hunter2"));
+        assert!(settings.secrets().contains(&"hunter2".to_owned()));
+        let error = object_store::Error::Generic {
+            store: "S3",
+            source: "denied: hunter2".into(),
+        };
+        assert!(!redacted(&settings.secrets(), &error).contains("hunter2"));
+        for bad in [
+            "hunter2",
+            "AWS_SECRET_ACCESS_KEY = 5",
+            "[a]\nb = \"hunter2\"",
+        ] {
+            let error = load(bad).err().unwrap();
+            assert!(!error.message().contains("hunter2"), "{error}");
+        }
+        let typo = load("AWS_SECRET_ACESS_KEY = \"hunter2\"").unwrap();
+        let error = typo
+            .known(|name| name.parse::<object_store::aws::AmazonS3ConfigKey>().ok())
+            .unwrap_err();
+        assert!(
+            error.message().contains("aws_secret_acess_key")
+                && !error.message().contains("hunter2")
+        );
     }
 }

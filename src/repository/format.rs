@@ -58,6 +58,15 @@ pub enum VerificationLevel {
     Records,
 }
 
+/// What may be changed of a backup after it was made, kept beside it: manifests never change.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Annotations {
+    /// In the place of the manifest's.
+    pub pinned: Option<bool>,
+    /// In the place of the manifest's.
+    pub labels: Option<BTreeMap<String, String>>,
+}
+
 /// The newest verification of a backup, kept beside it: manifests never change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verification {
@@ -139,6 +148,17 @@ impl ManifestCollection {
     }
 }
 
+/// What a backup was to hold. Retention compares only backups of the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BackupScope {
+    /// Everything there was.
+    #[default]
+    All,
+    /// Chosen collections.
+    Selection,
+}
+
 /// A backup.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -170,6 +190,9 @@ pub struct Manifest {
     pub labels: BTreeMap<String, String>,
     /// Kept by retention, whatever its rules.
     pub pinned: bool,
+    /// Whether it was to hold everything there was, or chosen collections.
+    #[serde(default)]
+    pub scope: BackupScope,
     /// The collections, by id.
     pub collections: Vec<ManifestCollection>,
 }
@@ -199,6 +222,14 @@ impl Manifest {
     /// Bytes of all packs that it refers to.
     pub fn stored_bytes(&self) -> u64 {
         self.packs().map(|pack| pack.size_bytes).sum()
+    }
+
+    /// With what was changed since.
+    #[must_use]
+    pub(super) fn annotated(mut self, annotations: Annotations) -> Self {
+        self.pinned = annotations.pinned.unwrap_or(self.pinned);
+        self.labels = annotations.labels.unwrap_or(self.labels);
+        self
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
@@ -270,6 +301,7 @@ mod tests {
             new_bytes: 4,
             labels: BTreeMap::from([("k".to_owned(), "v".to_owned())]),
             pinned: false,
+            scope: BackupScope::All,
             collections: Vec::new(),
         }
     }

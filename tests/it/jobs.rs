@@ -1,15 +1,16 @@
 //! Jobs: listed, waited for, cancelled, bounded, and never running for ever.
 
+use std::collections::BTreeSet;
 use std::sync::mpsc;
 use std::time::Duration;
 
 use chrono::Utc;
 use serde_json::{Value, json};
 use vectorkeep::engine::Durability;
-use vectorkeep::jobs::{JobKind, JobRecord, JobState};
+use vectorkeep::jobs::{JobKind, JobRecord, JobState, Submission};
 use vectorkeep::progress::Progress;
 
-use crate::harness::{Service, eventually, numbered, open_engine, text};
+use crate::harness::{Answer, Http, Service, eventually, numbered, open_engine, text};
 
 /// Puts a job to work that only ends when it is told to, or cancelled. The id, and what ends it.
 async fn blocking_job(service: &Service, committed: bool) -> (String, mpsc::Sender<()>) {
@@ -30,7 +31,8 @@ async fn blocking_job(service: &Service, committed: bool) -> (String, mpsc::Send
     };
     let jobs = service.app().jobs().clone();
     let submit = move || {
-        jobs.submit(JobKind::Migration, json!({"asked": "for"}), Box::new(work))
+        let request = json!({"asked": "for"});
+        jobs.submit(Submission::new(JobKind::Migration, request, Box::new(work)))
             .unwrap()
             .id
     };
@@ -304,7 +306,7 @@ async fn a_panic_in_the_work_fails_the_job_and_nothing_else() {
     let jobs = service.app().jobs().clone();
     let work = |_: &Progress| panic!("a secret of the work");
     let id = tokio::task::spawn_blocking(move || {
-        jobs.submit(JobKind::Backup, json!({}), Box::new(work))
+        jobs.submit(Submission::new(JobKind::Backup, json!({}), Box::new(work)))
             .unwrap()
             .id
     })
@@ -350,4 +352,280 @@ async fn pages_of_no_size_and_misspelt_parameters_are_refused() {
     }
     let misspelt = service.post("/backups?wiat=true", json!({})).await;
     assert!(text(&misspelt.problem(422)["detail"]).contains("wiat"));
+}
+
+/// Posts with an `Idempotency-Key`.
+async fn post_keyed(http: &Http, path: &str, key: &str, body: Value) -> Answer {
+    let request = http.request("POST", path).header("idempotency-key", key);
+    Http::try_send(request.json(&body)).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_key_and_body_are_the_same_job_and_another_body_is_refused() {
+    let mut service = Service::start().await;
+    service.create("words").await.add(&numbered("w", 5)).await;
+    let first = post_keyed(&service, "/backups?wait=true", "nightly", json!({}))
+        .await
+        .ok(201);
+    // Only once, whether it is waited for or not, and after a restart.
+    for restart in [false, true] {
+        if restart {
+            service.restart().await;
+        }
+        let again = post_keyed(&service, "/backups?wait=true", "nightly", json!({})).await;
+        assert_eq!(again.ok(201), first);
+        let shown = post_keyed(&service, "/backups", "nightly", json!({})).await;
+        assert_eq!(shown.ok(202), first);
+    }
+    for (path, body) in [
+        ("/backups", json!({"kind": "full"})),
+        (
+            "/restore",
+            json!({"backup": "latest", "on_conflict": "rename"}),
+        ),
+        ("/compactions", json!({})),
+    ] {
+        let problem = post_keyed(&service, path, "nightly", body)
+            .await
+            .problem(422);
+        assert_eq!(problem["job_id"], first["id"]);
+    }
+    // What was possible the first time need not be the second time: the target exists by then.
+    let migrate = json!({"source": {"collection": "words"}, "target": {"collection": "copy"}});
+    let first = post_keyed(&service, "/migrate?wait=true", "once", migrate.clone()).await;
+    let again = post_keyed(&service, "/migrate?wait=true", "once", migrate.clone()).await;
+    assert_eq!(again.ok(200), first.ok(200));
+    service.post("/migrate", migrate).await.problem(409);
+    // A failure is an end like any other.
+    let broken = json!({"backup": "backup_1", "on_conflict": "rename"});
+    post_keyed(&service, "/restore", "broken", broken)
+        .await
+        .problem(404);
+    for bad in ["", "with blank", &"x".repeat(256)] {
+        let problem = post_keyed(&service, "/backups", bad, json!({})).await;
+        assert!(text(&problem.problem(422)["detail"]).contains("Idempotency-Key"));
+    }
+    assert_eq!(listed(&service, "").await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_at_once_with_one_key_make_one_backup() {
+    let service = Service::start().await;
+    service.create("words").await.add(&numbered("w", 50)).await;
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..20 {
+        let http = Http::clone(&service);
+        calls.spawn(async move {
+            let answer = post_keyed(&http, "/backups?wait=true", "k", json!({})).await;
+            text(&answer.ok(201)["id"])
+        });
+    }
+    let ids: BTreeSet<String> = calls.join_all().await.into_iter().collect();
+    assert_eq!(ids.len(), 1, "{ids:?}");
+    let backups = service.get("/backups").await.ok(200);
+    assert_eq!(backups["backups"].as_array().unwrap().len(), 1);
+}
+
+/// Reads events until the stream ends: each as its name and data.
+async fn events(service: &Service, id: &str) -> Vec<(String, Value)> {
+    let answer = service.get(&format!("/jobs/{id}/events")).await.expect(200);
+    assert_eq!(answer.header("content-type"), Some("text/event-stream"));
+    let stream = answer.text();
+    let field = |block: &str, name: &str| {
+        let line = block.lines().find_map(|line| line.strip_prefix(name));
+        line.map(|value| value.trim_start_matches(':').trim().to_owned())
+    };
+    stream
+        .split("\n\n")
+        .filter_map(|block| {
+            let data = field(block, "data")?;
+            Some((field(block, "event")?, serde_json::from_str(&data).unwrap()))
+        })
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_follow_a_job_to_its_end() {
+    let mut service = Service::with(|config| {
+        config.jobs.event_interval_ms = 5;
+        config.jobs.max_event_streams = 1;
+    })
+    .await;
+    service.get("/jobs/nobody/events").await.problem(404);
+    let (id, end) = blocking_job(&service, false).await;
+    let job = in_state(&service, &id, "running").await;
+    let following = Http::clone(&service);
+    let path = format!("/jobs/{id}/events");
+    let open = following.request("GET", &path).send().await.unwrap();
+    assert_eq!(open.status(), 200);
+    // The place is taken.
+    let refused = service.get(&path).await;
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    refused.problem(429);
+    drop(open);
+    let followed = eventually("a free place", async || {
+        end.send(()).ok();
+        let answer = service.get(&path).await;
+        (answer.status == 200).then_some(())
+    });
+    followed.await;
+    let found = events(&service, &id).await;
+    let names: Vec<_> = found.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["progress", "end"]);
+    let (_, last) = found.last().unwrap();
+    assert_eq!(*last, service.get(&format!("/jobs/{id}")).await.ok(200));
+    assert_eq!(last["state"], "succeeded");
+    assert_ne!(last["state"], job["state"]);
+
+    // One that goes on when the service stops does not keep it from stopping.
+    let (id, _end) = blocking_job(&service, false).await;
+    let open = service
+        .request("GET", &format!("/jobs/{id}/events"))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(open.status(), 200);
+    service.restart().await;
+    let text = open.text().await.unwrap_or_default();
+    assert!(text.contains("event: progress"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_change_of_a_job_is_an_event() {
+    let service = Service::with(|config| config.jobs.event_interval_ms = 1).await;
+    let (step, steps) = mpsc::channel::<()>();
+    let jobs = service.app().jobs().clone();
+    let work = move |progress: &Progress| {
+        for phase in ["one", "two", "three"] {
+            progress.phase(phase, 1);
+            progress.advance(1, 1);
+            let _ = steps.recv();
+        }
+        Ok(json!({}))
+    };
+    let submission = Submission::new(JobKind::Backup, json!({}), Box::new(work));
+    let id = tokio::task::spawn_blocking(move || jobs.submit(submission).unwrap().id)
+        .await
+        .unwrap();
+    let following = Http::clone(&service);
+    let path = format!("/jobs/{id}/events");
+    let mut stream = following.request("GET", &path).send().await.unwrap();
+    let mut seen = String::new();
+    for phase in ["one", "two", "three"] {
+        let expected = format!("\"phase\":\"{phase}\",\"progress\":{{\"done\":1");
+        while !seen.contains(&expected) {
+            let chunk = stream.chunk().await.unwrap().expect("the stream goes on");
+            seen.push_str(std::str::from_utf8(&chunk).unwrap());
+        }
+        step.send(()).unwrap();
+    }
+    while let Some(chunk) = stream.chunk().await.unwrap() {
+        seen.push_str(std::str::from_utf8(&chunk).unwrap());
+    }
+    assert_eq!(seen.matches("event: end").count(), 1);
+    assert!(seen.matches("event: progress").count() >= 3, "{seen}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_stopped_in_the_middle_and_can_be_run_again_is_run_again_once() {
+    let mut service = Service::start().await;
+    service.create("words").await.add(&numbered("w", 50)).await;
+    let backup = text(&service.backup(json!({})).await["id"]);
+    service.stop().await;
+    // As a kill leaves them.
+    let data_dir = service.data_dir().to_owned();
+    let named = backup.clone();
+    let leave = move || {
+        let engine = open_engine(&data_dir, Durability::Always, 10);
+        let request = json!({"backup": named, "level": "records"});
+        let mut left = Vec::new();
+        for (state, resumed) in [
+            (JobState::Running, false),
+            (JobState::Queued, false),
+            (JobState::Running, true),
+        ] {
+            let mut record = JobRecord::new(JobKind::Verification, request.clone(), Utc::now());
+            (record.state, record.resumed) = (state, resumed);
+            engine
+                .put_job(&record.id, serde_json::to_vec(&record).unwrap())
+                .unwrap();
+            left.push(record.id);
+        }
+        engine.close().unwrap();
+        left
+    };
+    let left = tokio::task::spawn_blocking(leave).await.unwrap();
+    service.resume().await;
+    for id in &left[..2] {
+        let job = service.finished(id).await;
+        assert_eq!(
+            (
+                &job["state"],
+                &job["resumed"],
+                &job["result"]["checked_records"]
+            ),
+            (&json!("succeeded"), &json!(true), &json!(50)),
+            "{job}"
+        );
+    }
+    let job = service.get(&format!("/jobs/{}", left[2])).await.ok(200);
+    assert_eq!(job["state"], "interrupted", "twice would be for ever");
+    let verified = service.get(&format!("/backups/{backup}")).await.ok(200);
+    assert_eq!(verified["verification"]["ok"], true);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_job_at_a_time_makes_a_collection() {
+    let service = Service::with(|config| config.jobs.workers = 1).await;
+    service.create("words").await.add(&numbered("w", 5)).await;
+    service.backup(json!({})).await;
+    let (blocking, end) = blocking_job(&service, false).await;
+    in_state(&service, &blocking, "running").await;
+    let migrate = json!({"source": {"collection": "words"}, "target": {"collection": "copy"}});
+    let first = text(&service.post("/migrate", migrate.clone()).await.ok(202)["id"]);
+    let restore =
+        json!({"backup": "latest", "collections": [{"name": "words", "to": {"name": "copy"}}]});
+    for (path, body) in [("/migrate", &migrate), ("/restore", &restore)] {
+        let problem = service.post(path, body.clone()).await.problem(409);
+        assert_eq!(problem["job_id"], *first, "{problem}");
+    }
+    let other = json!({"source": {"collection": "words"}, "target": {"collection": "other"}});
+    service.post("/migrate", other).await.expect(202);
+    service.post("/compactions", json!({})).await.expect(202);
+    service.post("/compactions", json!({})).await.problem(409);
+    service
+        .post("/backups/prune", json!({"keep_last": 1}))
+        .await
+        .expect(202);
+    service
+        .post("/backups/prune", json!({"keep_last": 2}))
+        .await
+        .problem(409);
+    end.send(()).unwrap();
+    in_state(&service, &first, "succeeded").await;
+    // Over, it is in nobody's way.
+    let replace = json!({"source": {"collection": "words"}, "target": {"collection": "copy"}, "on_conflict": "replace"});
+    service
+        .post("/migrate?wait=true", replace)
+        .await
+        .expect(200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn finished_jobs_are_forgotten_after_their_time() {
+    let mut service = Service::with(|config| {
+        config.jobs.kept_ms = 1;
+        config.repository.sweep_interval_ms = 10;
+    })
+    .await;
+    service
+        .post("/backups?wait=true", json!({}))
+        .await
+        .expect(201);
+    eventually("the job to be forgotten", async || {
+        listed(&service, "").await.is_empty().then_some(())
+    })
+    .await;
+    service.restart().await;
+    assert!(listed(&service, "").await.is_empty());
 }

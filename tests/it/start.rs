@@ -245,7 +245,13 @@ async fn a_wrong_setting_stops_the_start_with_one_line_that_names_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repository_of_a_kind_that_is_not_offered_stops_the_start() {
     let home = tempfile::tempdir().unwrap();
-    for url in ["s3://bucket/backups", "http://example.com", ""] {
+    for url in [
+        "ftp://host/backups",
+        "s3://id:secret@bucket/x",
+        "s3://",
+        "http://example.com",
+        "",
+    ] {
         let started =
             Process::try_start(home.path(), &[("VECTORKEEP__REPOSITORY__URL", url)]).await;
         let Err((status, message)) = started else {

@@ -18,7 +18,7 @@ use super::{collection_id, filters};
 use crate::app::App;
 use crate::engine::{DeleteRequest, RecordPatch, WriteMode};
 use crate::error::{Error, Kind, Result};
-use crate::model::metadata::{MetadataInput, MetadataValue};
+use crate::model::metadata::{MetadataInput, MetadataValue, is_key};
 
 type GivenMetadata = BTreeMap<String, MetadataInput>;
 
@@ -120,7 +120,7 @@ fn metadata(
 ) -> Result<Vec<(String, Option<MetadataValue>)>> {
     let mut entries = Vec::new();
     for (key, value) in given.into_iter().flatten() {
-        if key.is_empty() || key.starts_with(['#', '$']) {
+        if !is_key(&key) {
             return Err(Error::invalid(format!(
                 "Validation error: metadatas: Invalid metadata at index {index}"
             )));

@@ -102,7 +102,7 @@ async fn an_export_is_one_json_document_with_every_bit_in_order() {
         .await
         .problem(404);
     service
-        .get(&format!("/backups/{id}/export?format=jsonl"))
+        .get(&format!("/backups/{id}/export?format=csv"))
         .await
         .problem(422);
     service

@@ -1,0 +1,182 @@
+//! `/backups/import`: an upload that goes to a file while it arrives.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{FromRequestParts as _, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::Response;
+use chrono::Utc;
+use futures::StreamExt as _;
+use serde::Deserialize;
+use serde_json::json;
+use tokio::fs::File;
+use tokio::io::AsyncWriteExt as _;
+use utoipa::IntoParams;
+
+use super::backups::BackupResponse;
+use super::error::Problem;
+use super::export::ExportFormat;
+use super::extract::OperationQuery;
+use super::jobs::{Asked, JobResponse, KeyHeader, Planned, run_job};
+use super::openapi::BACKUPS;
+use crate::app::{App, Spooled};
+use crate::error::{Error, Kind, Result};
+use crate::jobs::JobKind;
+use crate::operations::import::{self, DocumentFormat};
+use crate::progress::Progress;
+
+/// Received bytes after which the room on the disk is looked at again.
+const ROOM_STEP: u64 = 64 * 1024 * 1024;
+
+/// How the document is written.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ImportQuery {
+    /// `json` or `jsonl`; without, what the document looks like.
+    #[param(value_type = Option<String>, example = "json")]
+    format: Option<ExportFormat>,
+    /// Answer when the job ends (at most `jobs.wait_timeout_ms`) instead of at once.
+    #[serde(default)]
+    #[param(example = true)]
+    wait: bool,
+}
+
+/// A document that has arrived whole.
+struct Received {
+    spooled: Spooled,
+    bytes: u64,
+    hash: String,
+}
+
+/// Takes a document in.
+async fn receive(headers: &HeaderMap, body: Body, app: &App) -> Result<Received> {
+    check_media_type(headers)?;
+    let announced = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let limit = app.config().repository.max_import_bytes;
+    let too_large = || {
+        Error::new(
+            Kind::TooLarge,
+            format!("the document has more than {limit} bytes (repository.max_import_bytes)"),
+        )
+    };
+    if announced.is_some_and(|announced| announced > limit) {
+        return Err(too_large());
+    }
+    let spooled = app
+        .blocking(move |app| app.spool(announced.unwrap_or(0)))
+        .await?;
+    let unwritable =
+        |error: std::io::Error| Error::storage("the document cannot be kept").because(error);
+    let mut file = File::create(spooled.path()).await.map_err(unwritable)?;
+    let mut hasher = blake3::Hasher::new();
+    let (mut bytes, mut looked) = (0_u64, 0_u64);
+    let idle = Duration::from_millis(app.config().server.request_timeout_ms);
+    let mut body = body.into_data_stream();
+    loop {
+        let chunk = tokio::time::timeout(idle, body.next()).await.map_err(|_| {
+            Error::new(
+                Kind::Timeout,
+                format!(
+                    "nothing of the document arrived for {} ms",
+                    idle.as_millis()
+                ),
+            )
+        })?;
+        let Some(chunk) = chunk else { break };
+        let chunk = chunk
+            .map_err(|error| Error::invalid("the document did not arrive whole").because(error))?;
+        bytes += chunk.len() as u64;
+        if bytes > limit {
+            return Err(too_large());
+        }
+        if bytes - looked >= ROOM_STEP {
+            looked = bytes;
+            app.blocking(|app| app.check_spool_room(ROOM_STEP)).await?;
+        }
+        hasher.update(&chunk);
+        file.write_all(&chunk).await.map_err(unwritable)?;
+    }
+    file.flush().await.map_err(unwritable)?;
+    if bytes == 0 {
+        return Err(Error::invalid("the document is empty"));
+    }
+    Ok(Received {
+        spooled,
+        bytes,
+        hash: hasher.finalize().to_hex().to_string(),
+    })
+}
+
+/// JSON, lines of it, or bytes that say nothing.
+fn check_media_type(headers: &HeaderMap) -> Result<()> {
+    let Some(value) = headers.get(header::CONTENT_TYPE) else {
+        return Ok(());
+    };
+    let text = value.to_str().unwrap_or_default().to_ascii_lowercase();
+    let essence = text.split(';').next().unwrap_or_default().trim();
+    match essence {
+        "application/json"
+        | "application/x-ndjson"
+        | "application/jsonl"
+        | "application/x-jsonlines"
+        | "application/octet-stream" => Ok(()),
+        _ => Err(Error::new(
+            Kind::UnsupportedMediaType,
+            "Expected request with `Content-Type: application/json` or `application/x-ndjson`",
+        )),
+    }
+}
+
+/// Import an export as a backup
+///
+/// The document of `GET /backups/{id}/export`, in either form. It is taken in as a stream, checked record by
+/// record, and refused with the position of the first thing that is wrong: an id that stands twice, a wrong
+/// dimension, a number that is not finite, a digest that the records do not have.
+#[utoipa::path(post, path = "/backups/import", tag = BACKUPS, params(ImportQuery, KeyHeader),
+    request_body(content = Object, description = "An export, as JSON or JSON Lines (`application/x-ndjson`)",
+        example = json!({"format": "vectorkeep-export", "version": 1, "collections": [{"name": "articles", "records":
+            [{"id": "a", "embedding": [0.1, 0.2, 0.3], "document": "a text", "uri": null, "metadata": {"topic": "x"}}]}]})),
+    responses(
+        (status = 201, description = "Imported; `result` is the backup (with `wait`)", body = JobResponse),
+        (status = 202, description = "Received and queued", body = JobResponse),
+        (status = 413, description = "Over `repository.max_import_bytes`"),
+        (status = 422, description = "Not such a document (with `wait`; else the job fails)"),
+        (status = 429, description = "Too many jobs are waiting"),
+        (status = 507, description = "Not enough room on the disk"),
+    ))]
+pub(super) async fn import_backup(
+    State(app): State<App>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let (mut parts, body) = request.into_parts();
+    // What is wrong with the query is said before the document is sent.
+    let OperationQuery(query) =
+        OperationQuery::<ImportQuery>::from_request_parts(&mut parts, &app).await?;
+    let asked = Asked::of(&parts, query.wait)?;
+    let received = receive(&parts.headers, body, &app).await?;
+    let recorded = json!({
+        "format": query.format,
+        "bytes": received.bytes,
+        "blake3": received.hash,
+    });
+    let verb = asked.verb(JobKind::Import, recorded);
+    let format = query.format.map(|format| match format {
+        ExportFormat::Json => DocumentFormat::Json,
+        ExportFormat::Jsonl => DocumentFormat::JsonLines,
+    });
+    run_job(&app, verb, StatusCode::CREATED, move |app| {
+        let (repository, settings) = (app.repository()?, app.import_settings());
+        repository.probe()?;
+        Ok(Planned::new(Box::new(move |progress: &Progress| {
+            let path = received.spooled.path();
+            let manifest =
+                import::execute(&repository, path, format, &settings, Utc::now(), progress)?;
+            Ok(json!(BackupResponse::new(&manifest, None)))
+        })))
+    })
+    .await
+}

@@ -1,0 +1,90 @@
+//! `/backups/prune`.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use chrono::Utc;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::ToSchema;
+
+use super::error::Problem;
+use super::extract::OperationBody;
+use super::jobs::{Asked, JobResponse, KeyHeader, Planned, WaitQuery, run_job};
+use super::openapi::BACKUPS;
+use crate::app::{App, RETENTION_CLAIM};
+use crate::jobs::JobKind;
+use crate::operations::prune::{self, Rules};
+
+/// How many backups to keep by each rule. Periods are UTC and count only where they have a backup.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = PruneRequest)]
+pub(super) struct PruneBody {
+    /// The newest.
+    #[schema(example = 3)]
+    keep_last: Option<u32>,
+    /// The newest of an hour.
+    keep_hourly: Option<u32>,
+    /// The newest of a day.
+    #[schema(example = 7)]
+    keep_daily: Option<u32>,
+    /// The newest of an ISO week.
+    #[schema(example = 4)]
+    keep_weekly: Option<u32>,
+    /// The newest of a month.
+    keep_monthly: Option<u32>,
+    /// Only say what would happen.
+    #[serde(default)]
+    #[schema(example = true)]
+    dry_run: bool,
+}
+
+impl PruneBody {
+    fn rules(&self) -> Rules {
+        Rules {
+            last: self.keep_last.unwrap_or(0),
+            hourly: self.keep_hourly.unwrap_or(0),
+            daily: self.keep_daily.unwrap_or(0),
+            weekly: self.keep_weekly.unwrap_or(0),
+            monthly: self.keep_monthly.unwrap_or(0),
+        }
+    }
+}
+
+/// Prune backups
+///
+/// Keeps what any rule keeps, every pinned backup and the newest one that was verified and found sound;
+/// the rest goes, and what only it needed. Backups of chosen collections are compared with those of the
+/// same collections, backups of everything with each other. The result is `{"kept": [{"id", "reasons"}],
+/// "deleted", "freed_bytes", "pending_bytes"}`; with `dry_run` that is the answer, and nothing happens.
+#[utoipa::path(post, path = "/backups/prune", tag = BACKUPS, params(WaitQuery, KeyHeader),
+    request_body(content = PruneBody, example = json!({"keep_last": 3, "keep_daily": 7, "dry_run": true})),
+    responses(
+        (status = 200, description = "Pruned (with `wait`), or the plan (with `dry_run`)", body = JobResponse),
+        (status = 202, description = "Queued", body = JobResponse),
+        (status = 409, description = "Another pruning is under way, or the repository is in use for too long"),
+        (status = 422, description = "A bad request, no rule, or a damaged manifest; nothing was deleted"),
+        (status = 429, description = "Too many jobs are waiting"),
+    ))]
+pub(super) async fn prune_backups(
+    State(app): State<App>,
+    asked: Asked,
+    OperationBody(body): OperationBody<PruneBody>,
+) -> Result<Response, Problem> {
+    let rules = body.rules();
+    if body.dry_run {
+        let plan = app
+            .blocking(move |app| prune::plan(&app.repository()?, rules, app.grace(), Utc::now()))
+            .await?;
+        return Ok(Json(plan).into_response());
+    }
+    let verb = asked.verb(JobKind::Prune, json!(body));
+    run_job(&app, verb, StatusCode::OK, move |app| {
+        prune::check(rules)?;
+        let work = app.prune_work(rules)?;
+        Ok(Planned::claiming(work, [RETENTION_CLAIM.to_owned()]))
+    })
+    .await
+}

@@ -1,0 +1,188 @@
+//! The document as one JSON object: parsed as it is read, record by record.
+
+use std::fmt;
+
+use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use super::{GivenCollection, Import, ImportedRecords, Source, Stop};
+use crate::error::{Error, Result};
+
+/// Reads the whole document.
+pub(super) fn read(import: &mut Import<'_>, source: Source) -> Result<()> {
+    import.offset.advance();
+    let mut deserializer = serde_json::Deserializer::from_reader(source);
+    let read = Document(import)
+        .deserialize(&mut deserializer)
+        .and_then(|()| deserializer.end());
+    match read {
+        Ok(()) => Ok(()),
+        Err(error) => Err(import
+            .failure
+            .take()
+            .unwrap_or_else(|| import.refused(error.to_string()))),
+    }
+}
+
+/// Keeps an error that the parser cannot carry and stops it.
+fn stop<E: de::Error>(import: &mut Import<'_>, error: Error) -> E {
+    let stopped = E::custom("refused");
+    import.failure = Some(error);
+    stopped
+}
+
+struct Document<'i, 'a>(&'i mut Import<'a>);
+
+impl<'de> DeserializeSeed<'de> for Document<'_, '_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Document<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an export: an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let Self(import) = self;
+        let (mut format, mut version, mut collections) = (None::<String>, None::<u32>, false);
+        while let Some(member) = map.next_key::<String>()? {
+            match member.as_str() {
+                "format" => format = Some(map.next_value()?),
+                "version" => version = Some(map.next_value()?),
+                "backup" => {
+                    let backup: super::lines::GivenBackup = map.next_value()?;
+                    import.labels = backup.labels.unwrap_or_default();
+                }
+                "collections" if !collections => {
+                    collections = true;
+                    map.next_value_seed(Collections(import))?;
+                }
+                _ => {
+                    return Err(de::Error::custom(format_args!(
+                        "unknown or repeated member {member:?}"
+                    )));
+                }
+            }
+        }
+        Import::check_format(format.as_deref(), version).map_err(|error| stop(import, error))?;
+        if !collections {
+            return Err(de::Error::missing_field("collections"));
+        }
+        Ok(())
+    }
+}
+
+struct Collections<'i, 'a>(&'i mut Import<'a>);
+
+impl<'de> DeserializeSeed<'de> for Collections<'_, '_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Collections<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of collections")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        let Self(import) = self;
+        while seq.next_element_seed(Collection(import))?.is_some() {
+            import.offset.advance();
+        }
+        Ok(())
+    }
+}
+
+struct Collection<'i, 'a>(&'i mut Import<'a>);
+
+impl<'de> DeserializeSeed<'de> for Collection<'_, '_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Collection<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a collection: an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let Self(import) = self;
+        let mut given = GivenCollection::default();
+        let mut records = None;
+        while let Some(member) = map.next_key::<String>()? {
+            import.offset.advance();
+            match member.as_str() {
+                "tenant" => given.tenant = map.next_value()?,
+                "database" => given.database = map.next_value()?,
+                "name" => given.name = map.next_value()?,
+                "metadata" => given.metadata = map.next_value()?,
+                "configuration" => given.configuration = map.next_value()?,
+                "schema" => given.schema = map.next_value()?,
+                "dimension" => given.dimension = map.next_value()?,
+                "digest" => given.digest = map.next_value()?,
+                "records" if records.is_none() => {
+                    records = Some(map.next_value_seed(Records(import, given.dimension))?);
+                }
+                _ => {
+                    return Err(de::Error::custom(format_args!(
+                        "unknown or repeated member {member:?}"
+                    )));
+                }
+            }
+        }
+        let records = records.ok_or_else(|| de::Error::missing_field("records"))?;
+        import
+            .collection(given, records)
+            .map_err(|error| stop(import, error))
+    }
+}
+
+struct Records<'i, 'a>(&'i mut Import<'a>, Option<u32>);
+
+impl<'de> DeserializeSeed<'de> for Records<'_, '_> {
+    type Value = ImportedRecords;
+
+    fn deserialize<D: Deserializer<'de>>(
+        self,
+        deserializer: D,
+    ) -> Result<ImportedRecords, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Records<'_, '_> {
+    type Value = ImportedRecords;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of records")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<ImportedRecords, A::Error> {
+        let Self(import, dimension) = self;
+        let taken = import.records(dimension, || seq.next_element());
+        match taken {
+            Ok(imported) => {
+                // What follows the last record is read to its end.
+                while seq.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(imported)
+            }
+            Err(Stop::Source(error)) => Err(error),
+            Err(Stop::Own(error)) => Err(stop(import, error)),
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! Retention: which backups are kept, and why; the others go, and what only they needed.
+//!
+//! Backups are compared with those of the same scope only: ones of everything with each other, ones of
+//! chosen collections with those of the same. Of each the rules keep the newest of the newest hours, days,
+//! ISO weeks and months (UTC) that have one; an hour without a backup counts for nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::progress::Progress;
+use crate::repository::format::{BackupScope, Manifest};
+use crate::repository::{Collected, LockMode, Repository};
+
+/// How many to keep by each rule; 0: the rule keeps none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rules {
+    /// The newest.
+    pub last: u32,
+    /// The newest of an hour.
+    pub hourly: u32,
+    /// The newest of a day.
+    pub daily: u32,
+    /// The newest of an ISO week.
+    pub weekly: u32,
+    /// The newest of a month.
+    pub monthly: u32,
+}
+
+/// A backup that is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Kept {
+    /// The backup.
+    pub id: String,
+    /// By which rules, and for which period.
+    pub reasons: Vec<String>,
+}
+
+/// What a pruning does or did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PruneOutcome {
+    /// What stays, newest first.
+    pub kept: Vec<Kept>,
+    /// What goes, newest first.
+    pub deleted: Vec<String>,
+    /// Bytes freed and to be freed, what was waiting from before included.
+    #[serde(flatten)]
+    pub collected: Collected,
+}
+
+/// Checks the rules.
+///
+/// # Errors
+/// `Unprocessable` when no rule keeps anything.
+pub fn check(rules: Rules) -> Result<()> {
+    if rules == Rules::default() {
+        return Err(Error::unprocessable(
+            "no rule keeps anything: give at least one of keep_last, keep_hourly, keep_daily, keep_weekly and \
+             keep_monthly, above 0",
+        ));
+    }
+    Ok(())
+}
+
+/// What pruning would do now; nothing is changed.
+///
+/// # Errors
+/// `Unprocessable` when no rule keeps anything, `BackupCorrupt` when a manifest cannot be read,
+/// `StorageFault`.
+pub fn plan(
+    repository: &Repository,
+    rules: Rules,
+    grace: Duration,
+    now: DateTime<Utc>,
+) -> Result<PruneOutcome> {
+    check(rules)?;
+    let (kept, deleted) = select(repository, rules)?;
+    let without: BTreeSet<String> = deleted.iter().cloned().collect();
+    Ok(PruneOutcome {
+        kept,
+        deleted,
+        collected: repository.would_collect(&without, grace, now)?,
+    })
+}
+
+/// Prunes. What is kept is decided again, under the lock: nothing comes or goes meanwhile.
+///
+/// # Errors
+/// As [`plan`]; `Conflict` when the repository is in use for longer than is waited, `Canceled`.
+pub fn execute(
+    repository: &Repository,
+    rules: Rules,
+    grace: Duration,
+    now: DateTime<Utc>,
+    progress: &Progress,
+) -> Result<PruneOutcome> {
+    check(rules)?;
+    progress.phase("lock", 0);
+    let lock = repository.lock(LockMode::Exclusive, progress)?;
+    let (mut kept, mut deleted) = select(repository, rules)?;
+    progress.phase("delete", deleted.len() as u64);
+    // Oldest first: stopped anywhere, what is left is what a shorter list of rules would have left.
+    let mut pinned = BTreeSet::new();
+    for id in deleted.iter().rev() {
+        progress.check()?;
+        match repository.remove(id) {
+            Ok(()) => {}
+            Err(error) if error.kind() == crate::error::Kind::Conflict => {
+                pinned.insert(id.clone());
+            }
+            // Deleted by someone else since.
+            Err(error) if error.kind() == crate::error::Kind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        progress.advance(1, 0);
+    }
+    deleted.retain(|id| !pinned.contains(id));
+    kept.extend(pinned.into_iter().map(|id| Kept {
+        id,
+        reasons: vec!["pinned".to_owned()],
+    }));
+    progress.phase("collect", 0);
+    let collected = repository.collect(&lock, grace, now)?;
+    Ok(PruneOutcome {
+        kept,
+        deleted,
+        collected,
+    })
+}
+
+fn select(repository: &Repository, rules: Rules) -> Result<(Vec<Kept>, Vec<String>)> {
+    let manifests = repository.all_readable()?;
+    let mut groups: BTreeMap<Option<BTreeSet<String>>, Vec<Candidate>> = BTreeMap::new();
+    for manifest in &manifests {
+        let verified = repository.verification(&manifest.id)?;
+        groups
+            .entry(group_of(manifest))
+            .or_default()
+            .push(Candidate {
+                id: manifest.id.clone(),
+                created_at: manifest.created_at,
+                pinned: manifest.pinned,
+                sound: verified.is_some_and(|found| found.ok),
+            });
+    }
+    let mut reasons: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for candidates in groups.values() {
+        reasons.extend(keep(candidates, rules));
+    }
+    let (mut kept, mut deleted) = (Vec::new(), Vec::new());
+    for manifest in manifests {
+        match reasons.remove(&manifest.id) {
+            Some(reasons) => kept.push(Kept {
+                id: manifest.id,
+                reasons,
+            }),
+            None => deleted.push(manifest.id),
+        }
+    }
+    Ok((kept, deleted))
+}
+
+/// Backups of the same are compared; `None`: of everything.
+fn group_of(manifest: &Manifest) -> Option<BTreeSet<String>> {
+    let names = manifest.collections.iter().map(|c| c.name.to_string());
+    match manifest.scope {
+        BackupScope::All => None,
+        BackupScope::Selection => Some(names.collect()),
+    }
+}
+
+/// A backup as the rules see it.
+#[derive(Clone, Debug)]
+struct Candidate {
+    id: String,
+    created_at: DateTime<Utc>,
+    pinned: bool,
+    /// Its newest verification found it sound.
+    sound: bool,
+}
+
+/// The kept ones of a group, newest first, with the reasons.
+fn keep(candidates: &[Candidate], rules: Rules) -> BTreeMap<String, Vec<String>> {
+    let mut reasons: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut note = |candidate: &Candidate, reason: String| {
+        reasons
+            .entry(candidate.id.clone())
+            .or_default()
+            .push(reason);
+    };
+    for candidate in candidates.iter().filter(|candidate| candidate.pinned) {
+        note(candidate, "pinned".to_owned());
+    }
+    if let Some(newest) = candidates.iter().find(|candidate| candidate.sound) {
+        note(newest, "newest_verified".to_owned());
+    }
+    for candidate in candidates.iter().take(rules.last as usize) {
+        note(candidate, "keep_last".to_owned());
+    }
+    for (rule, count, period) in [
+        ("keep_hourly", rules.hourly, "%Y-%m-%dT%HZ"),
+        ("keep_daily", rules.daily, "%Y-%m-%d"),
+        ("keep_weekly", rules.weekly, "%G-W%V"),
+        ("keep_monthly", rules.monthly, "%Y-%m"),
+    ] {
+        let mut seen = BTreeSet::new();
+        for candidate in candidates {
+            if seen.len() >= count as usize {
+                break;
+            }
+            let period = candidate.created_at.format(period).to_string();
+            if seen.insert(period.clone()) {
+                note(candidate, format!("{rule} {period}"));
+            }
+        }
+    }
+    reasons
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn candidates(times: &[&str]) -> Vec<Candidate> {
+        let candidate = |time: &&str| Candidate {
+            id: (*time).to_owned(),
+            created_at: format!("{time}:00Z").parse().unwrap(),
+            pinned: false,
+            sound: false,
+        };
+        times.iter().map(candidate).collect()
+    }
+
+    fn kept(candidates: &[Candidate], rules: Rules) -> Vec<String> {
+        let mut kept: Vec<String> = keep(candidates, rules).into_keys().collect();
+        kept.reverse();
+        kept
+    }
+
+    #[test]
+    fn each_rule_keeps_the_newest_of_its_periods() {
+        let times = [
+            "2026-03-02T09:50",
+            "2026-03-02T09:10",
+            "2026-03-02T08:00",
+            "2026-03-01T23:59",
+            "2026-02-28T12:00",
+            "2026-01-31T12:00",
+            "2025-12-31T12:00",
+            "2025-12-29T12:00",
+        ];
+        let all = candidates(&times);
+        for (rules, expected) in [
+            (
+                Rules {
+                    last: 2,
+                    ..Rules::default()
+                },
+                vec![0, 1],
+            ),
+            (
+                Rules {
+                    hourly: 2,
+                    ..Rules::default()
+                },
+                vec![0, 2],
+            ),
+            (
+                Rules {
+                    daily: 3,
+                    ..Rules::default()
+                },
+                vec![0, 3, 4],
+            ),
+            // 2026-03-01 is a Sunday: its week has the 28th of February as well. 2025-12-31 and -29 are of
+            // the first ISO week of 2026.
+            (
+                Rules {
+                    weekly: 4,
+                    ..Rules::default()
+                },
+                vec![0, 3, 5, 6],
+            ),
+            (
+                Rules {
+                    monthly: 9,
+                    ..Rules::default()
+                },
+                vec![0, 4, 5, 6],
+            ),
+            (
+                Rules {
+                    last: 1,
+                    daily: 2,
+                    ..Rules::default()
+                },
+                vec![0, 3],
+            ),
+        ] {
+            let expected: Vec<String> = expected.into_iter().map(|i| times[i].to_owned()).collect();
+            assert_eq!(kept(&all, rules), expected, "{rules:?}");
+        }
+    }
+
+    #[test]
+    fn pinned_ones_and_the_newest_verified_stay_whatever_the_rules() {
+        let mut all = candidates(&[
+            "2026-03-04T00:00",
+            "2026-03-03T00:00",
+            "2026-03-02T00:00",
+            "2026-03-01T00:00",
+        ]);
+        all[1].sound = true;
+        all[2].sound = true;
+        all[3].pinned = true;
+        let rules = Rules {
+            last: 1,
+            ..Rules::default()
+        };
+        let reasons = keep(&all, rules);
+        assert_eq!(reasons.len(), 3);
+        assert_eq!(reasons["2026-03-04T00:00"], ["keep_last"]);
+        assert_eq!(reasons["2026-03-03T00:00"], ["newest_verified"]);
+        assert_eq!(reasons["2026-03-01T00:00"], ["pinned"]);
+    }
+
+    #[test]
+    fn rules_that_keep_nothing_are_refused() {
+        assert!(check(Rules::default()).is_err());
+    }
+}

@@ -1,0 +1,177 @@
+//! Collecting packs that no backup refers to, in two phases: what is found unreferenced is noted, and
+//! removed only when the grace period has passed and it still is. Both happen under the exclusive lock.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::backend::Listed;
+use super::format::Manifest;
+use super::lock::RepositoryLock;
+use super::{ANNOTATIONS, DAMAGED, PACKS, Repository, VERIFICATIONS, id_of};
+use crate::error::{Error, Result};
+
+const GARBAGE: &str = "garbage.json";
+
+/// What a collection did, or would do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Collected {
+    /// Bytes that are gone.
+    pub freed_bytes: u64,
+    /// Bytes that nothing needs, removed once the grace period is over.
+    pub pending_bytes: u64,
+}
+
+/// Since when a pack is known to be unreferenced, by its hash.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Noted {
+    unreferenced_since: BTreeMap<String, DateTime<Utc>>,
+}
+
+/// What there is to collect.
+struct Survey {
+    due: Vec<Listed>,
+    waiting: Noted,
+    was_noted: bool,
+    collected: Collected,
+}
+
+/// Hashes of all packs that backups refer to.
+fn referenced(manifests: &[Manifest]) -> BTreeSet<&str> {
+    let packs = manifests.iter().flat_map(Manifest::packs);
+    packs.map(|pack| pack.hash.as_str()).collect()
+}
+
+impl Repository {
+    /// Removes what has been unreferenced for the grace period, notes what newly is, and removes what
+    /// stood beside backups that are gone.
+    ///
+    /// # Errors
+    /// `BackupCorrupt` when a manifest cannot be read: what it refers to is not known, so nothing is
+    /// removed. `Conflict` when the lock was lost. `StorageFault`.
+    pub fn collect(
+        &self,
+        lock: &RepositoryLock,
+        grace: Duration,
+        now: DateTime<Utc>,
+    ) -> Result<Collected> {
+        let manifests = self.all_readable()?;
+        let survey = self.survey(&manifests, grace, now)?;
+        lock.confirm()?;
+        for pack in &survey.due {
+            self.backend.delete(&pack.path)?;
+        }
+        if survey.was_noted || !survey.waiting.unreferenced_since.is_empty() {
+            let bytes = serde_json::to_vec(&survey.waiting).map_err(|error| {
+                Error::internal("garbage.json cannot be encoded").because(error)
+            })?;
+            self.backend.put(GARBAGE, bytes.into())?;
+        }
+        self.remove_orphans(&manifests)?;
+        Ok(survey.collected)
+    }
+
+    /// What [`Repository::collect`] would do if these backups were gone as well; nothing is changed.
+    ///
+    /// # Errors
+    /// `BackupCorrupt`, `StorageFault`.
+    pub fn would_collect(
+        &self,
+        without: &BTreeSet<String>,
+        grace: Duration,
+        now: DateTime<Utc>,
+    ) -> Result<Collected> {
+        let mut manifests = self.all_readable()?;
+        manifests.retain(|manifest| !without.contains(&manifest.id));
+        Ok(self.survey(&manifests, grace, now)?.collected)
+    }
+
+    fn survey(
+        &self,
+        manifests: &[Manifest],
+        grace: Duration,
+        now: DateTime<Utc>,
+    ) -> Result<Survey> {
+        let referenced = referenced(manifests);
+        let (noted, was_noted) = self.noted()?;
+        let mut survey = Survey {
+            due: Vec::new(),
+            waiting: Noted::default(),
+            was_noted,
+            collected: Collected::default(),
+        };
+        for pack in self.backend.list(PACKS)? {
+            let hash = pack.name().trim_end_matches(".arrow");
+            if referenced.contains(hash) {
+                continue;
+            }
+            let since = noted.unreferenced_since.get(hash).copied().unwrap_or(now);
+            if is_due(since, grace, now) {
+                survey.collected.freed_bytes += pack.size;
+                survey.due.push(pack);
+            } else {
+                survey.collected.pending_bytes += pack.size;
+                let waiting = &mut survey.waiting.unreferenced_since;
+                waiting.insert(hash.to_owned(), since);
+            }
+        }
+        Ok(survey)
+    }
+
+    /// All manifests.
+    ///
+    /// # Errors
+    /// `BackupCorrupt` when one cannot be read.
+    pub fn all_readable(&self) -> Result<Vec<Manifest>> {
+        let (manifests, damaged) = self.backups()?;
+        match damaged.into_iter().next() {
+            None => Ok(manifests),
+            Some((id, error)) => Err(Error::backup_corrupt(format!(
+                "{}; as long as it stands, nobody knows what it needs: delete {id}, or bring its manifest back",
+                error.message()
+            ))
+            .with("backup", id)),
+        }
+    }
+
+    fn noted(&self) -> Result<(Noted, bool)> {
+        let Some(bytes) = self.backend.get(GARBAGE)? else {
+            return Ok((Noted::default(), false));
+        };
+        // Without it the grace period begins anew.
+        let noted = serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+            tracing::warn!(%error, "garbage.json cannot be read");
+            Noted::default()
+        });
+        Ok((noted, true))
+    }
+
+    /// What a crash left after a manifest was removed, and marks on packs that are gone.
+    fn remove_orphans(&self, manifests: &[Manifest]) -> Result<()> {
+        let ids: BTreeSet<&str> = manifests
+            .iter()
+            .map(|manifest| manifest.id.as_str())
+            .collect();
+        for directory in [VERIFICATIONS, ANNOTATIONS] {
+            for beside in self.backend.list(directory)? {
+                if id_of(beside.name()).is_some_and(|id| !ids.contains(id)) {
+                    self.backend.delete(&beside.path)?;
+                }
+            }
+        }
+        let referenced = referenced(manifests);
+        for mark in self.backend.list(DAMAGED)? {
+            if !referenced.contains(mark.name()) {
+                self.backend.delete(&mark.path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_due(since: DateTime<Utc>, grace: Duration, now: DateTime<Utc>) -> bool {
+    // A clock that went back makes it wait, no more.
+    (now - since).to_std().is_ok_and(|waited| waited >= grace)
+}
