@@ -13,6 +13,8 @@
 //!   batch is torn inside one ([`backups`]).
 //! - Killed while it restores or migrates: all targets of the request are old or all are new, jobs do not
 //!   stay running, nothing staged is left ([`restores`], [`migrations`]).
+//! - Killed while it deletes and prunes backups: every listed backup is whole, what had to stay is there, and
+//!   nothing that nobody needs stays for ever ([`retention`]).
 //! - Killed while it compacts: nothing is lost, and one store directory is left ([`compactions`]).
 //!
 //! Every connection that breaks after the kill is an unknown outcome; one that breaks before is a failure.
@@ -46,6 +48,8 @@ mod random;
 mod records;
 #[path = "crash/restores.rs"]
 mod restores;
+#[path = "crash/retention.rs"]
+mod retention;
 #[path = "crash/service.rs"]
 mod service;
 #[path = "crash/turnover.rs"]

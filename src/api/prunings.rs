@@ -24,16 +24,21 @@ use crate::operations::prune::{self, Rules};
 pub(super) struct PruneBody {
     /// The newest.
     #[schema(example = 3)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     keep_last: Option<u32>,
     /// The newest of an hour.
+    #[serde(skip_serializing_if = "Option::is_none")]
     keep_hourly: Option<u32>,
     /// The newest of a day.
     #[schema(example = 7)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     keep_daily: Option<u32>,
     /// The newest of an ISO week.
     #[schema(example = 4)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     keep_weekly: Option<u32>,
     /// The newest of a month.
+    #[serde(skip_serializing_if = "Option::is_none")]
     keep_monthly: Option<u32>,
     /// Only say what would happen.
     #[serde(default)]

@@ -10,23 +10,29 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
 use crate::repository::format::{BackupScope, Manifest};
 use crate::repository::{Collected, LockMode, Repository};
 
 /// How many to keep by each rule; 0: the rule keeps none.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
 pub struct Rules {
     /// The newest.
+    #[serde(rename = "keep_last")]
     pub last: u32,
     /// The newest of an hour.
+    #[serde(rename = "keep_hourly")]
     pub hourly: u32,
     /// The newest of a day.
+    #[serde(rename = "keep_daily")]
     pub daily: u32,
     /// The newest of an ISO week.
+    #[serde(rename = "keep_weekly")]
     pub weekly: u32,
     /// The newest of a month.
+    #[serde(rename = "keep_monthly")]
     pub monthly: u32,
 }
 
@@ -108,11 +114,11 @@ pub fn execute(
         progress.check()?;
         match repository.remove(id) {
             Ok(()) => {}
-            Err(error) if error.kind() == crate::error::Kind::Conflict => {
+            Err(error) if error.kind() == Kind::Conflict => {
                 pinned.insert(id.clone());
             }
             // Deleted by someone else since.
-            Err(error) if error.kind() == crate::error::Kind::NotFound => {}
+            Err(error) if error.kind() == Kind::NotFound => {}
             Err(error) => return Err(error),
         }
         progress.advance(1, 0);

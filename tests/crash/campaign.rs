@@ -119,9 +119,30 @@ impl Campaign {
     /// Posts a long verb and kills the service in it. `None`: it was not answered.
     pub(crate) async fn kill_during(&mut self, path: &'static str, body: Value) -> Option<Answer> {
         let api = self.api();
+        let call = async move { api.try_post(path, &body).await };
+        self.kill_at(Moment::of(self.round), call).await
+    }
+
+    /// Kills the service in a call that has no point of no return. `None`: it was not answered.
+    pub(crate) async fn kill_in(
+        &mut self,
+        call: impl Future<Output = Option<Answer>> + Send + 'static,
+    ) -> Option<Answer> {
+        let moment = match Moment::of(self.round) {
+            Moment::AfterAnswer => Moment::AfterAnswer,
+            _ => Moment::Anywhere,
+        };
+        self.kill_at(moment, call).await
+    }
+
+    async fn kill_at(
+        &mut self,
+        moment: Moment,
+        call: impl Future<Output = Option<Answer>> + Send + 'static,
+    ) -> Option<Answer> {
         let started = Instant::now();
-        let call = tokio::spawn(async move { api.try_post(path, &body).await });
-        match Moment::of(self.round) {
+        let call = tokio::spawn(call);
+        match moment {
             Moment::Anywhere => {
                 let latest = self.typical + self.typical / 5;
                 self.kill_within(Duration::ZERO..latest).await;
@@ -158,6 +179,16 @@ impl Campaign {
     /// Where the store lies.
     pub(crate) fn store_directories(&self) -> Vec<String> {
         self.home.store_directories()
+    }
+
+    /// Files of packs in the repository.
+    pub(crate) fn packs(&self) -> usize {
+        self.home.packs()
+    }
+
+    /// A number below `length`.
+    pub(crate) fn pick(&mut self, length: usize) -> usize {
+        self.random.index(length)
     }
 
     /// Says what was seen.

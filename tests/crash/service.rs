@@ -53,6 +53,16 @@ impl Home {
             .collect()
     }
 
+    /// Files of packs in the repository.
+    pub(crate) fn packs(&self) -> usize {
+        let packs = self.directory.path().join("backups/packs");
+        let Ok(prefixes) = fs::read_dir(packs) else {
+            return 0;
+        };
+        let count = |prefix: PathBuf| fs::read_dir(prefix).unwrap().count();
+        prefixes.map(|prefix| count(prefix.unwrap().path())).sum()
+    }
+
     /// Starts a process; it is not ready yet.
     pub(crate) fn spawn(&self) -> Service {
         let port = free_port();
@@ -68,6 +78,8 @@ impl Home {
             .env("VECTORKEEP__REPOSITORY__URL", path.join("backups"))
             // Small packs: a backup of little data still has many instants between them.
             .env("VECTORKEEP__REPOSITORY__PACK_BYTES", "65536")
+            // What nothing needs goes at once: the most dangerous setting.
+            .env("VECTORKEEP__REPOSITORY__GRACE_MS", "0")
             .env("VECTORKEEP__LOG__LEVEL", "warn")
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
