@@ -46,12 +46,12 @@ impl VerificationOutcome {
         }
     }
 
-    /// Damage is noted; what keeps from looking is an error.
-    fn judge<T>(&mut self, outcome: Result<T>) -> Result<Option<T>> {
+    /// Damage is noted, with what it is of; what keeps from looking is an error.
+    fn judge<T>(&mut self, of: &str, outcome: Result<T>) -> Result<Option<T>> {
         match outcome {
             Ok(found) => Ok(Some(found)),
             Err(error) if error.kind() == Kind::BackupCorrupt => {
-                self.note(error.message().to_owned());
+                self.note(format!("{of}: {}", error.message()));
                 let members = error.members().iter();
                 let packs = members.filter(|(name, _)| *name == "pack");
                 self.damaged
@@ -113,7 +113,7 @@ pub fn check(
         problems: Vec::new(),
         damaged: BTreeSet::new(),
     };
-    if let Some(manifest) = outcome.judge(repository.backup(id))? {
+    if let Some(manifest) = outcome.judge(id, repository.backup(id))? {
         outcome.checked_bytes = repository.manifest_bytes(id)?;
         match level {
             VerificationLevel::Manifest => check_presence(repository, &manifest, &mut outcome)?,
@@ -138,6 +138,16 @@ fn distinct_packs(manifest: &Manifest) -> impl Iterator<Item = &PackReference> {
     manifest.packs().filter(move |pack| seen.insert(&pack.hash))
 }
 
+/// The collections that refer to a pack.
+fn needed_by(manifest: &Manifest, pack: &PackReference) -> String {
+    let needs = |collection: &&ManifestCollection| collection.packs().any(|p| p.hash == pack.hash);
+    let names = manifest.collections.iter().filter(needs);
+    let names: Vec<String> = names
+        .map(|collection| collection.name.to_string())
+        .collect();
+    names.join(", ")
+}
+
 fn check_presence(
     repository: &Repository,
     manifest: &Manifest,
@@ -147,7 +157,8 @@ fn check_presence(
         outcome.checked_packs += 1;
         if !repository.has_pack(reference)? {
             outcome.note(format!(
-                "pack {} is missing or has another size",
+                "{}: pack {} is missing or has another size",
+                needed_by(manifest, reference),
                 reference.hash
             ));
             outcome.damaged.insert(reference.hash.clone());
@@ -167,7 +178,9 @@ fn check_bytes(
     for reference in distinct_packs(manifest) {
         progress.check()?;
         outcome.checked_packs += 1;
-        if let Some(bytes) = outcome.judge(repository.pack(reference))? {
+        if let Some(bytes) =
+            outcome.judge(&needed_by(manifest, reference), repository.pack(reference))?
+        {
             outcome.checked_bytes += bytes.len() as u64;
         }
         progress.advance(reference.records, reference.size_bytes);
@@ -188,15 +201,16 @@ fn check_records(
             collection.name
         ));
     }
+    let name = collection.name.to_string();
     let opened = CollectionReader::open(repository, collection);
-    let Some(mut reader) = outcome.judge(opened)? else {
+    let Some(mut reader) = outcome.judge(&name, opened)? else {
         return Ok(());
     };
     let (mut records, mut digest) = (0, Digest::EMPTY);
     let mut whole = true;
     for record in reader.by_ref() {
         progress.check()?;
-        match outcome.judge(record)? {
+        match outcome.judge(&name, record)? {
             Some(record) => {
                 records += 1;
                 digest.add(&record.hash);

@@ -22,7 +22,9 @@ use vectorkeep::engine::{Durability, Engine, EngineOptions, OpenOptions};
 use vectorkeep::error::{Error, Kind, Result};
 
 pub(crate) use client::{Answer, Collection, Http};
-pub(crate) use records::{columns, digest, distance, numbered, parse_record, shared, wordnet_50};
+pub(crate) use records::{
+    columns, digest, distance, load_20k, numbered, parse_record, shared, wordnet_50,
+};
 
 pub(crate) const DEFAULT_NAMESPACE: &str =
     "/api/v2/tenants/default_tenant/databases/default_database";

@@ -2,6 +2,7 @@
 
 mod disk;
 mod loss;
+mod memory;
 mod offline;
 
 use std::fs::{self, File, Permissions};

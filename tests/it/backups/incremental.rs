@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use vectorkeep::model::record::Record;
 
 use super::exported;
-use crate::harness::{Collection, Service, copy_directory, digest, numbered, text};
+use crate::harness::{Collection, Service, copy_directory, digest, load_20k, numbered, text};
 
 /// What each collection holds now, by name.
 async fn live(service: &Service) -> BTreeMap<String, Vec<Record>> {
@@ -321,4 +321,48 @@ async fn a_damaged_pack_is_made_whole_by_the_next_full_backup_and_is_no_parent_o
             .for_each(|pack| std::fs::write(pack, b"rotten").unwrap());
         assert_eq!(verify(&again).await, 422);
     }
+}
+
+/// 20,000 records of a real embedding model.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_one_percent_costs_about_one_percent() {
+    let service = Service::start().await;
+    let words = service.create("words").await;
+    let ids = load_20k(&words).await;
+    let full = service.backup(json!({})).await;
+    assert_eq!(full["new_records"], 20_000);
+    let updated: Vec<_> = ids.iter().step_by(200).collect();
+    let documents = vec!["changed"; updated.len()];
+    let update = json!({"ids": updated, "documents": documents});
+    words.post("update", update).await.expect(200);
+    let inserted: Vec<_> = (0..50).map(|n| format!("new-{n}")).collect();
+    let vectors: Vec<_> = (0..50).map(|n| vec![n as f32 / 3.0; 384]).collect();
+    let insert = json!({"ids": inserted, "embeddings": vectors});
+    words.post("add", insert).await.expect(201);
+    let gone: Vec<_> = ids.iter().skip(9).step_by(400).collect();
+    assert_eq!(words.delete(json!({"ids": gone})).await, 50);
+    let next = service.backup(json!({"kind": "incremental"})).await;
+    assert_eq!(
+        (&next["new_records"], &next["tombstones"], &next["records"]),
+        (&json!(150), &json!(50), &json!(20_000))
+    );
+    let bytes = |backup: &Value| backup["new_bytes"].as_u64().unwrap();
+    let manifest = format!("backups/{}.json", text(&next["id"]));
+    let manifest = std::fs::metadata(service.repository_dir().join(manifest)).unwrap();
+    let allowed = bytes(&full) * 3 / 100 + manifest.len();
+    assert!(bytes(&next) <= allowed, "{next} of {full}");
+    // Each by itself: the full one is gone when the other is restored.
+    for (backup, name) in [(&full, "first"), (&next, "second")] {
+        let body = json!({"backup": backup["id"], "collections": [{"name": "words", "to": {"name": name}}]});
+        let restored = service.post("/restore?wait=true", body).await.ok(200);
+        let restored = &restored["result"]["collections"][0];
+        assert_eq!(restored["digest"], backup["collections"][0]["digest"]);
+        assert_eq!(restored["records"], 20_000);
+        let path = format!("/backups/{}", text(&backup["id"]));
+        service.send("DELETE", &path, None).await.expect(200);
+    }
+    assert_ne!(
+        full["collections"][0]["digest"],
+        next["collections"][0]["digest"]
+    );
 }

@@ -172,7 +172,7 @@ async fn every_backup_under_writes_is_of_one_moment() {
         )));
     }
     let (mut backups, mut under_writes) = (Vec::new(), 0);
-    while under_writes < 10 {
+    while backups.len() < 50 || under_writes < 10 {
         assert!(
             backups.len() < 100,
             "writes went on during {under_writes} of 100 backups only"

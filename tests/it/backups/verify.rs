@@ -2,7 +2,7 @@
 //! and its newest result stands in the backup.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -196,4 +196,77 @@ async fn damage_fails_every_level_that_can_see_it() {
     }
     fs::write(&path, whole).unwrap();
     verify(&service, &id, "records", 200).await;
+}
+
+/// Names of the collections that need a pack, by its manifest.
+fn needed_by(manifest: &Value, pack: &str) -> Vec<String> {
+    let collections = manifest["manifest"]["collections"].as_array().unwrap();
+    let needs = |collection: &&Value| collection["layers"].to_string().contains(pack);
+    let names = collections.iter().filter(needs);
+    names.map(|collection| text(&collection["name"])).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_of_200_flipped_bytes_and_each_removed_object_is_named() {
+    let service = Service::start().await;
+    let id = backed_up(&service).await;
+    let manifest_path = manifest_of(&service, &id);
+    let manifest: Value = serde_json::from_slice(&fs::read(&manifest_path).unwrap()).unwrap();
+    let mut objects = packs(&service);
+    objects.retain(|pack| {
+        !needed_by(&manifest, pack.file_stem().unwrap().to_str().unwrap()).is_empty()
+    });
+    assert!(objects.len() >= 4, "{objects:?}");
+    objects.push(manifest_path.clone());
+    // Every byte is as likely as any other.
+    let mut random = 88_172_645_463_325_252_u64;
+    let mut below = |end: usize| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        (random % end as u64) as usize
+    };
+    let sizes: Vec<usize> = objects.iter().map(|o| fs::read(o).unwrap().len()).collect();
+    let named = |object: &Path, result: &Value| {
+        let problems = result["problems"].to_string();
+        if object == manifest_path {
+            assert!(problems.contains(&id), "{result}");
+            return;
+        }
+        let pack = object.file_stem().unwrap().to_str().unwrap();
+        assert!(problems.contains(pack), "{result}");
+        for collection in needed_by(&manifest, pack) {
+            let name = format!("default_tenant/default_database/{collection}");
+            assert!(problems.contains(&name), "{name}: {result}");
+        }
+    };
+    for _ in 0..200 {
+        let (mut at, mut index) = (below(sizes.iter().sum()), 0);
+        while at >= sizes[index] {
+            at -= sizes[index];
+            index += 1;
+        }
+        let whole = fs::read(&objects[index]).unwrap();
+        let mut damaged = whole.clone();
+        damaged[at] ^= 1 << below(8);
+        fs::write(&objects[index], damaged).unwrap();
+        named(
+            &objects[index],
+            &verify(&service, &id, "records", 422).await,
+        );
+        fs::write(&objects[index], whole).unwrap();
+    }
+    for object in &objects[..objects.len() - 1] {
+        let whole = fs::read(object).unwrap();
+        fs::remove_file(object).unwrap();
+        for level in LEVELS {
+            named(object, &verify(&service, &id, level, 422).await);
+        }
+        fs::write(object, whole).unwrap();
+    }
+    verify(&service, &id, "records", 200).await;
+    // Without its manifest there is no backup.
+    fs::remove_file(&manifest_path).unwrap();
+    let path = format!("/backups/{id}/verify");
+    service.post(&path, json!({})).await.problem(404);
 }

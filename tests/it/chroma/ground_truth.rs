@@ -1,14 +1,15 @@
 //! Exact search on real data: 20,000 records and 200 queries whose nearest are known.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use super::create_in_space;
-use crate::harness::{Collection, Service, digest, distance, shared, strings, text, wordnet_50};
+use crate::harness::{
+    Collection, Service, digest, distance, load_20k, shared, strings, text, wordnet_50,
+};
 
 const SPACES: [&str; 3] = ["l2", "cosine", "ip"];
 
@@ -83,28 +84,6 @@ fn ground_truth() -> GroundTruth {
     let vectors = queries.iter().map(decode).collect();
     assert_eq!(queries.len(), 200);
     GroundTruth { queries, vectors }
-}
-
-/// The 20,000 records, as a Chroma client would send them.
-async fn load_20k(collection: &Collection) {
-    let file = std::fs::File::open(shared("data/wordnet_20k.jsonl.zst")).unwrap();
-    let lines = BufReader::new(zstd::Decoder::new(file).unwrap()).lines();
-    let records: Vec<Value> = lines
-        .map(|line| serde_json::from_str(&line.unwrap()).unwrap())
-        .collect();
-    assert_eq!(records.len(), 20_000);
-    let column = |batch: &[Value], name: &str| {
-        batch
-            .iter()
-            .map(|record| record[name].clone())
-            .collect::<Value>()
-    };
-    for batch in records.chunks(2_000) {
-        let body = json!({"ids": column(batch, "id"), "embeddings": column(batch, "embedding_b64"),
-            "documents": column(batch, "document"), "metadatas": column(batch, "metadata")});
-        collection.post("add", body).await.expect(201);
-    }
-    assert_eq!(collection.count().await, 20_000);
 }
 
 fn assert_nearest(query: &Value, list: &str, found: &[(String, f64)]) {

@@ -1,12 +1,13 @@
 //! The records that tests load, and the sums and distances they are compared by.
 
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use vectorkeep::model::metadata::{Metadata, MetadataValue};
 use vectorkeep::model::record::Record;
 
-use super::text;
+use super::{Collection, text};
 
 /// Records as Chroma's write routes take them.
 pub(crate) fn columns(records: &[Record]) -> Value {
@@ -79,6 +80,29 @@ pub(crate) fn shared(file: &str) -> PathBuf {
         path.display()
     );
     path
+}
+
+/// Loads the 20,000 real records, as a Chroma client would send them. Their ids, in order.
+pub(crate) async fn load_20k(collection: &Collection) -> Vec<String> {
+    let file = std::fs::File::open(shared("data/wordnet_20k.jsonl.zst")).unwrap();
+    let lines = BufReader::new(zstd::Decoder::new(file).unwrap()).lines();
+    let records: Vec<Value> = lines
+        .map(|line| serde_json::from_str(&line.unwrap()).unwrap())
+        .collect();
+    assert_eq!(records.len(), 20_000);
+    let column = |batch: &[Value], name: &str| {
+        batch
+            .iter()
+            .map(|record| record[name].clone())
+            .collect::<Value>()
+    };
+    for batch in records.chunks(2_000) {
+        let body = json!({"ids": column(batch, "id"), "embeddings": column(batch, "embedding_b64"),
+            "documents": column(batch, "document"), "metadatas": column(batch, "metadata")});
+        collection.post("add", body).await.expect(201);
+    }
+    assert_eq!(collection.count().await, 20_000);
+    records.iter().map(|record| text(&record["id"])).collect()
 }
 
 /// The digest that records should have: their hashes as little-endian numbers, added modulo 2^256.
