@@ -111,7 +111,7 @@ async fn receive(headers: &HeaderMap, body: Body, app: &App) -> Result<Received>
     })
 }
 
-/// JSON, lines of it, or bytes that say nothing.
+/// JSON, or lines of it.
 fn check_media_type(headers: &HeaderMap) -> Result<()> {
     let Some(value) = headers.get(header::CONTENT_TYPE) else {
         return Ok(());
@@ -122,8 +122,7 @@ fn check_media_type(headers: &HeaderMap) -> Result<()> {
         "application/json"
         | "application/x-ndjson"
         | "application/jsonl"
-        | "application/x-jsonlines"
-        | "application/octet-stream" => Ok(()),
+        | "application/x-jsonlines" => Ok(()),
         _ => Err(Error::new(
             Kind::UnsupportedMediaType,
             "Expected request with `Content-Type: application/json` or `application/x-ndjson`",

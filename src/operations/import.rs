@@ -264,7 +264,11 @@ impl Import<'_> {
             None => format!("collections[{collection}]"),
         };
         let text = format!("{place}, before byte {offset}: {}", error.message());
-        let placed = Error::new(error.kind(), text)
+        let members = error.members().iter().cloned();
+        let placed = members
+            .fold(Error::new(error.kind(), text), |placed, (name, value)| {
+                placed.with(name, value)
+            })
             .with("collection_index", collection)
             .with("byte_offset", offset);
         let placed = match self.record {

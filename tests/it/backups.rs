@@ -1,8 +1,10 @@
 //! Backups: what they answer, what they hold, and that they hold one moment while writes go on.
 
 mod export;
+mod import;
 mod incremental;
 mod moment;
+mod retention;
 mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};

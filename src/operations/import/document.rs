@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::{GivenCollection, Import, ImportedRecords, Source, Stop};
@@ -30,6 +31,15 @@ fn stop<E: de::Error>(import: &mut Import<'_>, error: Error) -> E {
     stopped
 }
 
+/// The value of a member; what is wrong with it is said with its name.
+fn value<'de, T: Deserialize<'de>, A: MapAccess<'de>>(
+    member: &str,
+    map: &mut A,
+) -> Result<T, A::Error> {
+    map.next_value()
+        .map_err(|error| de::Error::custom(format_args!("{member:?}: {error}")))
+}
+
 struct Document<'i, 'a>(&'i mut Import<'a>);
 
 impl<'de> DeserializeSeed<'de> for Document<'_, '_> {
@@ -52,10 +62,10 @@ impl<'de> Visitor<'de> for Document<'_, '_> {
         let (mut format, mut version, mut collections) = (None::<String>, None::<u32>, false);
         while let Some(member) = map.next_key::<String>()? {
             match member.as_str() {
-                "format" => format = Some(map.next_value()?),
-                "version" => version = Some(map.next_value()?),
+                "format" => format = Some(value(&member, &mut map)?),
+                "version" => version = Some(value(&member, &mut map)?),
                 "backup" => {
-                    let backup: super::lines::GivenBackup = map.next_value()?;
+                    let backup: super::lines::GivenBackup = value(&member, &mut map)?;
                     import.labels = backup.labels.unwrap_or_default();
                 }
                 "collections" if !collections => {
@@ -127,14 +137,14 @@ impl<'de> Visitor<'de> for Collection<'_, '_> {
         while let Some(member) = map.next_key::<String>()? {
             import.offset.advance();
             match member.as_str() {
-                "tenant" => given.tenant = map.next_value()?,
-                "database" => given.database = map.next_value()?,
-                "name" => given.name = map.next_value()?,
-                "metadata" => given.metadata = map.next_value()?,
-                "configuration" => given.configuration = map.next_value()?,
-                "schema" => given.schema = map.next_value()?,
-                "dimension" => given.dimension = map.next_value()?,
-                "digest" => given.digest = map.next_value()?,
+                "tenant" => given.tenant = value(&member, &mut map)?,
+                "database" => given.database = value(&member, &mut map)?,
+                "name" => given.name = value(&member, &mut map)?,
+                "metadata" => given.metadata = value(&member, &mut map)?,
+                "configuration" => given.configuration = value(&member, &mut map)?,
+                "schema" => given.schema = value(&member, &mut map)?,
+                "dimension" => given.dimension = value(&member, &mut map)?,
+                "digest" => given.digest = value(&member, &mut map)?,
                 "records" if records.is_none() => {
                     records = Some(map.next_value_seed(Records(import, given.dimension))?);
                 }

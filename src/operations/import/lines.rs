@@ -108,7 +108,9 @@ impl Lines {
     }
 
     fn parse<T: DeserializeOwned>(&self) -> Result<T> {
-        serde_json::from_slice(&self.line).map_err(|error| self.refused(&error.to_string()))
+        let mut deserializer = serde_json::Deserializer::from_slice(&self.line);
+        serde_path_to_error::deserialize(&mut deserializer)
+            .map_err(|error| self.refused(&error.to_string()))
     }
 
     fn refused(&self, text: &str) -> Error {
@@ -183,7 +185,8 @@ fn read_collection(import: &mut Import<'_>, lines: &mut Lines) -> Result<()> {
     });
     let imported = match taken {
         Ok(imported) => imported,
-        Err(Stop::Source(error) | Stop::Own(error)) => return Err(error),
+        Err(Stop::Source(error)) => return Err(import.at(error)),
+        Err(Stop::Own(error)) => return Err(error),
     };
     match after.as_deref() {
         Some("collection_end") => {}

