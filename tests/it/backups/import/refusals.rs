@@ -4,10 +4,10 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::harness::{Service, eventually, numbered, text, wordnet_50};
 use super::{
     JSON, JSON_LINES, as_lines, export, imported, minimal, nothing_left, refused, send, uploads,
 };
+use crate::harness::{Service, eventually, numbered, text, wordnet_50};
 
 fn record(document: &mut Value, at: usize) -> &mut Value {
     &mut document["collections"][0]["records"][at]

@@ -5,12 +5,12 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Service, numbered, text};
 use super::{
     PRUNING, assert_sound, back_up, bytes, change, deleted, files, full_backups, ids, loaded,
     manifest_of, packs, patch, planned, pruned, reasons, split, stray, these, unneeded, vanished,
     verify, without_grace,
 };
+use crate::harness::{Service, numbered, text};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pruning_that_keeps_nothing_or_is_not_understood_is_refused() {
