@@ -45,6 +45,13 @@ impl Progress {
         self.inner.total.store(total, Ordering::Relaxed);
     }
 
+    /// Begins a phase that counts nothing of its own: what was counted stays, and was all there was to do.
+    pub fn stage(&self, phase: &'static str) {
+        *self.inner.phase.lock() = phase;
+        let done = self.inner.done.load(Ordering::Relaxed);
+        self.inner.total.store(done, Ordering::Relaxed);
+    }
+
     /// Counts work done.
     pub fn advance(&self, records: u64, bytes: u64) {
         self.inner.done.fetch_add(records, Ordering::Relaxed);

@@ -423,10 +423,12 @@ impl Repository {
         lock.confirm()?;
         let base = manifest.id.clone();
         for attempt in 2..1_000 {
-            if self
-                .backend
-                .put_new(&manifest_path(&manifest.id), manifest.encode().into())?
-            {
+            let (path, bytes) = (manifest_path(&manifest.id), manifest.encode());
+            if self.backend.put_new(&path, bytes.clone().into())? {
+                return Ok(manifest);
+            }
+            // A request that was repeated finds what its first attempt has stored.
+            if self.backend.get(&path)?.is_some_and(|found| found == bytes) {
                 return Ok(manifest);
             }
             manifest.id = format!("{base}-{attempt}");

@@ -182,7 +182,7 @@ pub fn execute(
         .iter()
         .map(|info| info.head.count)
         .sum();
-    progress.phase("lock", 0);
+    progress.stage("lock");
     let lock = repository.lock(LockMode::Shared, progress)?;
     progress.phase("copy", total);
     let mut packer = Packer::new(repository, settings.packs(), progress);
@@ -211,7 +211,7 @@ pub fn execute(
         add(layers.entry(id).or_default(), written);
         Ok(())
     })?;
-    progress.phase("sync", 0);
+    progress.stage("sync");
     engine.sync_to(last.sequence)?;
     let mut collections = Vec::new();
     for (id, part) in last.parts {

@@ -81,7 +81,7 @@ pub fn execute(
 ) -> Result<Manifest> {
     let started = std::time::Instant::now();
     let (source, offset) = Source::open(file, settings.max_record_bytes)?;
-    progress.phase("lock", 0);
+    progress.stage("lock");
     let lock = repository.lock(LockMode::Shared, progress)?;
     progress.phase("import", 0);
     let mut import = Import {
@@ -101,6 +101,7 @@ pub fn execute(
         DocumentFormat::JsonLines => lines::read(&mut import, source)?,
     }
     super::backup::check_labels(&import.labels, settings.max_label_bytes)?;
+    progress.stage("commit");
     progress.commit()?;
     let manifest = Manifest {
         format: REPOSITORY_FORMAT,
@@ -336,7 +337,6 @@ impl Import<'_> {
                 let canonical = record.canonical();
                 imported.digest.add(&RecordHash::of(&canonical));
                 imported.bytes += canonical.len() as u64;
-                progress.advance(1, canonical.len() as u64);
                 writer.row(PackRow {
                     ordinal: record_index,
                     sequence: 0,

@@ -104,7 +104,7 @@ pub fn execute(
     progress: &Progress,
 ) -> Result<PruneOutcome> {
     check(rules)?;
-    progress.phase("lock", 0);
+    progress.stage("lock");
     let lock = repository.lock(LockMode::Exclusive, progress)?;
     let (mut kept, mut deleted) = select(repository, rules)?;
     progress.phase("delete", deleted.len() as u64);
@@ -128,7 +128,7 @@ pub fn execute(
         id,
         reasons: vec!["pinned".to_owned()],
     }));
-    progress.phase("collect", 0);
+    progress.stage("collect");
     let collected = repository.collect(&lock, grace, now)?;
     Ok(PruneOutcome {
         kept,

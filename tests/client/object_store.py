@@ -181,7 +181,7 @@ def check_outage(service: Service, server: ObjectServer, records: int) -> None:
     service.job("/backups/prune", {"keep_last": 1})
     expect(service.verify(following["id"]) >= following["records"], "the newest is whole after pruning")
     equal(service.call("GET", f"/jobs/{job}")["state"], "failed", "the failed job stays failed")
-    print(f"killed at {progress['done']} of {progress['total']} records: failed {took:.1f} s later, {ended['problem']['detail']}; "
+    print(f"killed at {progress['done']} of {progress['total']} records: failed {took:.1f} s later with {ended['problem']['type']}; "
           f"data was served; then {len(after)} backups with {verified} records verified, a new one made, restored, pruned",
           flush=True)
 
@@ -207,7 +207,7 @@ def check_hanging(service: Service, server: ObjectServer) -> None:
         began = time.monotonic()
         status = service.send("GET", "/backups")[0]
         refused = time.monotonic() - began
-        expect(status >= 400 and refused < GIVES_UP_SECONDS, f"GET /backups: {status} after {refused:.1f} s with a hanging server")
+        expect(status >= 400 and refused < GIVES_UP_SECONDS, f"GET /backups: {status} after {refused:.1f} s, the server hangs")
     until("the repository after the server goes on", START_SECONDS, lambda: service.send("GET", "/backups")[0] == 200)
     service.verify(service.backup()["id"])
     print(f"hanging server, {ABANDONED} abandoned requests: data in {served:.1f} s, a refusal in {refused:.1f} s", flush=True)
