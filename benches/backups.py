@@ -277,7 +277,7 @@ def documents(bench: Bench, full: dict, home: Path) -> dict:
 def import_file(bench: Bench, file: Path) -> dict:
     connection = bench.connect().connection
     with file.open("rb") as body:
-        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(file.stat().st_size)}
+        headers = {"Content-Type": {"json": "application/json", "jsonl": "application/x-ndjson"}[file.suffix[1:]], "Content-Length": str(file.stat().st_size)}
         connection.request("POST", "/backups/import?wait=true", body, headers)
         answer = connection.getresponse()
         text = answer.read()

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
 use crate::config::{Config, DurabilityMode};
 use crate::engine::{CatchUp, Durability, Engine, EngineOptions, OpenOptions};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::health::deep::DeepChecks;
 use crate::jobs::{JobKind, JobLimits, JobState, Jobs, Submission};
 use crate::model::filter;
@@ -42,15 +42,26 @@ struct Inner {
     engine: Engine,
     jobs: Jobs,
     /// Opened when it is first needed and again until it succeeds: data is served without it.
-    repository: Mutex<Option<Repository>>,
+    repository: Mutex<RepositorySlot>,
+    /// Requests that may ask the repository at the same time: where it hangs, data must not.
+    repository_requests: Arc<Semaphore>,
     runtime: Handle,
     started: Instant,
     draining: AtomicBool,
     deep_checks: DeepChecks,
+    /// Documents that may be received at the same time.
+    uploads: Arc<Semaphore>,
     /// Clients that may follow the events of jobs.
     event_streams: Arc<Semaphore>,
     /// Bytes of the store's files after the last compaction of this process; 0 before the first.
     compacted_bytes: AtomicU64,
+}
+
+/// The repository, as far as it could be opened.
+enum RepositorySlot {
+    Closed,
+    Failed { at: Instant, error: Error },
+    Open(Repository),
 }
 
 impl App {
@@ -84,6 +95,8 @@ impl App {
             kept_for: Duration::from_millis(config.jobs.kept_ms),
         };
         spool::clear(&config.storage.data_dir);
+        let repository_requests = Arc::new(Semaphore::new(config.repository.max_requests));
+        let uploads = Arc::new(Semaphore::new(config.repository.max_uploads));
         let event_streams = Arc::new(Semaphore::new(config.jobs.max_event_streams));
         let jobs = Jobs::open(engine.clone(), runtime.clone(), limits)?;
         let app = Self {
@@ -91,12 +104,14 @@ impl App {
                 config,
                 engine,
                 jobs,
-                repository: Mutex::new(None),
+                repository: Mutex::new(RepositorySlot::Closed),
+                repository_requests,
                 runtime,
                 started: Instant::now(),
                 draining: AtomicBool::new(false),
                 deep_checks: DeepChecks::default(),
                 event_streams,
+                uploads,
                 compacted_bytes: AtomicU64::new(0),
             }),
         };
@@ -137,7 +152,7 @@ impl App {
     fn sweep(&self) -> Result<()> {
         self.jobs().forget_old();
         let repository = self.repository()?;
-        let collected = delete::collect_if_free(&repository, self.grace(), chrono::Utc::now())?;
+        let collected = delete::sweep(&repository, self.grace(), chrono::Utc::now())?;
         if collected.freed_bytes > 0 {
             tracing::info!(
                 collected.freed_bytes,
@@ -214,21 +229,49 @@ impl App {
         }
     }
 
-    /// The repository. Blocks.
+    /// The repository. Blocks; who comes while another tries to open it waits for that attempt alone.
     ///
     /// # Errors
     /// What opening it finds.
     pub fn repository(&self) -> Result<Repository> {
-        let mut open = self.inner.repository.lock();
-        if let Some(repository) = open.as_ref() {
-            return Ok(repository.clone());
+        let asked = Instant::now();
+        let mut slot = self.inner.repository.lock();
+        match &*slot {
+            RepositorySlot::Open(repository) => return Ok(repository.clone()),
+            RepositorySlot::Failed { at, error } if *at >= asked => return Err(error.again()),
+            _ => {}
         }
-        let repository = Repository::open(
+        let opened = Repository::open(
             &repository_options(&self.inner.config),
             self.holder(),
             self.inner.runtime.clone(),
-        )?;
-        Ok(open.insert(repository).clone())
+        );
+        match opened {
+            Ok(repository) => {
+                *slot = RepositorySlot::Open(repository.clone());
+                Ok(repository)
+            }
+            Err(error) => {
+                let (at, again) = (Instant::now(), error.again());
+                *slot = RepositorySlot::Failed { at, error: again };
+                Err(error)
+            }
+        }
+    }
+
+    /// The repository as far as it is open; does not wait.
+    ///
+    /// # Errors
+    /// Why it could not be opened, `Unavailable` while that is tried.
+    pub fn opened_repository(&self) -> Result<Repository> {
+        match self.inner.repository.try_lock().as_deref() {
+            Some(RepositorySlot::Open(repository)) => Ok(repository.clone()),
+            Some(RepositorySlot::Failed { error, .. }) => Err(error.again()),
+            Some(RepositorySlot::Closed) | None => Err(Error::new(
+                Kind::Unavailable,
+                "the repository is not open yet",
+            )),
+        }
     }
 
     /// Who the repository's locks are taken for: the same after a restart, another one elsewhere.
@@ -256,6 +299,11 @@ impl App {
         &self.inner.event_streams
     }
 
+    /// Places for documents that are received.
+    pub fn uploads(&self) -> &Arc<Semaphore> {
+        &self.inner.uploads
+    }
+
     /// Settings of an import.
     pub fn import_settings(&self) -> ImportSettings {
         let config = &self.inner.config;
@@ -265,6 +313,7 @@ impl App {
             memory_bytes: config.jobs.memory_bytes,
             scratch: spool::directory(&config.storage.data_dir),
             max_label_bytes: config.repository.max_label_bytes,
+            max_collections: config.repository.max_import_collections,
             num_threads: std::thread::available_parallelism().map_or(1, usize::from),
         }
     }
@@ -314,6 +363,37 @@ impl App {
             .unwrap_or_else(|error| {
                 Err(Error::internal("a request's thread panicked").because(error))
             })
+    }
+
+    /// As [`App::blocking`], for calls that ask the repository. It may be on another machine that hangs: only so
+    /// many threads wait for it.
+    ///
+    /// # Errors
+    /// Those of the call; `Overloaded` when too many ask it.
+    pub async fn asking_repository<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&Self) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let permit = self.repository_permit()?;
+        self.blocking(move |app| {
+            let _permit = permit;
+            call(app)
+        })
+        .await
+    }
+
+    /// A place among those who ask the repository.
+    ///
+    /// # Errors
+    /// `Overloaded` when none is free.
+    pub fn repository_permit(&self) -> Result<OwnedSemaphorePermit> {
+        let places = Arc::clone(&self.inner.repository_requests);
+        places.try_acquire_owned().map_err(|_| {
+            Error::new(
+                Kind::Overloaded,
+                "too many requests ask the repository (repository.max_requests)",
+            )
+        })
     }
 
     /// From now on not ready: load balancers send nothing new.

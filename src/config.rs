@@ -112,11 +112,14 @@ pub struct RepositoryConfig {
     pub sweep_interval_ms: u64,
     pub lock_wait_ms: u64,
     pub lock_stale_ms: u64,
+    pub max_uploads: usize,
     pub max_import_bytes: u64,
+    pub max_import_collections: usize,
     pub max_import_record_bytes: u64,
     pub credentials_file: Option<PathBuf>,
     pub request_timeout_ms: u64,
     pub max_retries: usize,
+    pub max_requests: usize,
     pub retry_timeout_ms: u64,
 }
 
@@ -236,6 +239,8 @@ impl Config {
             ("jobs.kept", self.jobs.kept),
             ("jobs.max_event_streams", self.jobs.max_event_streams),
             ("repository.max_layers", self.repository.max_layers),
+            ("repository.max_uploads", self.repository.max_uploads),
+            ("repository.max_requests", self.repository.max_requests),
             ("query.max_filter_depth", self.query.max_filter_depth),
             ("query.max_filter_nodes", self.query.max_filter_nodes),
             ("query.max_regex_bytes", self.query.max_regex_bytes),

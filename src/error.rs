@@ -121,6 +121,16 @@ impl Error {
         self
     }
 
+    /// The same error for another caller; the cause as text.
+    pub fn again(&self) -> Self {
+        Self {
+            kind: self.kind,
+            message: self.message.clone(),
+            members: self.members.clone(),
+            cause: self.cause_text().map(Into::into),
+        }
+    }
+
     /// The kind.
     pub fn kind(&self) -> Kind {
         self.kind

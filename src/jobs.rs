@@ -79,6 +79,8 @@ struct Inner {
     entries: Mutex<BTreeMap<String, Entry>>,
     /// Bumped whenever a job changes its state.
     changes: watch::Sender<u64>,
+    /// Held from a change of a record until it is stored: records are stored in the order of their changes.
+    recording: Mutex<()>,
     /// Set when the service stops: what is canceled from then on, nobody asked to cancel.
     draining: AtomicBool,
 }
@@ -120,6 +122,9 @@ impl Jobs {
                 if record.resumes() {
                     record.state = JobState::Queued;
                     record.resumed = true;
+                } else if record.cancel_requested {
+                    record.state = JobState::Canceled;
+                    record.finished_at = Some(Utc::now());
                 } else {
                     interrupt(&mut record);
                 }
@@ -142,6 +147,7 @@ impl Jobs {
                 limits,
                 entries: Mutex::new(entries),
                 changes: watch::Sender::new(0),
+                recording: Mutex::new(()),
                 draining: AtomicBool::new(false),
             }),
         })
@@ -183,7 +189,7 @@ impl Jobs {
     /// that key is returned and nothing is queued.
     ///
     /// # Errors
-    /// `Overloaded` when too many wait, `Conflict` when another job works on what this one claims,
+    /// `Unavailable` when the service stops, `Overloaded` when too many wait, `Conflict` when another job works on what this one claims,
     /// `Unprocessable` when the key belongs to another request, `Unavailable` when the store takes no writes.
     pub fn submit(&self, submission: Submission) -> Result<JobRecord> {
         let inner = &self.inner;
@@ -196,6 +202,10 @@ impl Jobs {
         } = submission;
         let mut record = JobRecord::new(kind, request, Utc::now());
         let progress = Progress::default();
+        let _in_order = inner.recording.lock();
+        if inner.draining.load(Ordering::Acquire) {
+            return Err(Error::new(Kind::Unavailable, "the service is stopping"));
+        }
         {
             let mut entries = inner.entries.lock();
             if let Some(key) = &key
@@ -273,7 +283,7 @@ impl Jobs {
                     record.state = JobState::Succeeded;
                     record.result = Some(result.clone());
                 }
-                Err(error) if stopped(error) => {
+                Err(error) if stopped(error) && !record.cancel_requested => {
                     if record.resumes() {
                         record.state = JobState::Queued;
                         record.finished_at = None;
@@ -305,6 +315,7 @@ impl Jobs {
 
     /// Changes a record, persists it, tells those who wait.
     fn update(&self, id: &str, change: impl FnOnce(&mut JobRecord)) -> Option<JobRecord> {
+        let _in_order = self.inner.recording.lock();
         let record = {
             let mut entries = self.inner.entries.lock();
             let entry = entries.get_mut(id)?;
@@ -408,14 +419,14 @@ impl Jobs {
         if !progress.cancel() {
             return Err(too_late());
         }
-        if queued {
-            self.update(id, |record| {
-                if record.state == JobState::Queued {
-                    record.state = JobState::Canceled;
-                    record.finished_at = Some(Utc::now());
-                }
-            });
-        }
+        // Recorded: a job that was told to stop is not taken up again after a restart.
+        self.update(id, |record| {
+            record.cancel_requested = true;
+            if queued && record.state == JobState::Queued {
+                record.state = JobState::Canceled;
+                record.finished_at = Some(Utc::now());
+            }
+        });
         self.get(id)
     }
 
@@ -454,6 +465,8 @@ impl Jobs {
         for (_, progress) in &active {
             progress.cancel();
         }
+        // What waits is not begun any more, and what it holds is let go.
+        self.inner.workers.close();
         let quiet = async { while self.running() > 0 && changes.changed().await.is_ok() {} };
         if tokio::time::timeout(timeout, quiet).await.is_err() {
             tracing::warn!("jobs were still running when the grace period ended");

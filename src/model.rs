@@ -6,5 +6,6 @@ pub mod digest;
 pub mod filter;
 pub mod metadata;
 pub mod names;
+pub mod object;
 pub mod record;
 pub mod schema;

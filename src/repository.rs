@@ -14,6 +14,7 @@ pub mod reader;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -24,11 +25,12 @@ use crate::progress::Progress;
 use backend::Backend;
 use format::{
     Annotations, MANIFEST_SUFFIX, Manifest, ManifestCollection, PackReference, RepositoryHeader,
-    Verification,
+    Undecodable, Verification, VerificationLevel,
 };
 
 pub use backend::{BackendOptions, Room, check_url};
 pub use garbage::Collected;
+use lock::LeftLocks;
 pub use lock::{LockMode, LockSettings, RepositoryLock};
 
 const HEADER: &str = "repository.json";
@@ -50,6 +52,8 @@ pub struct Repository {
     locks: LockSettings,
     /// Held while annotations are read and written again.
     annotating: Arc<Mutex<()>>,
+    /// Locks that could not be given back when they should have been.
+    left: LeftLocks,
 }
 
 /// How to open a repository.
@@ -125,6 +129,7 @@ impl Repository {
             holder,
             locks: options.locks,
             annotating: Arc::default(),
+            left: LeftLocks::default(),
         }
     }
 
@@ -133,7 +138,24 @@ impl Repository {
     /// # Errors
     /// `Conflict` when others hold it for longer, `Canceled`, `StorageFault`.
     pub fn lock(&self, mode: LockMode, progress: &Progress) -> Result<RepositoryLock> {
-        RepositoryLock::take(&self.backend, self.holder, mode, self.locks, progress)
+        self.take_lock(mode, self.locks, progress)
+    }
+
+    fn take_lock(
+        &self,
+        mode: LockMode,
+        settings: LockSettings,
+        progress: &Progress,
+    ) -> Result<RepositoryLock> {
+        self.left.give_back(&self.backend)?;
+        RepositoryLock::take(
+            &self.backend,
+            &self.left,
+            self.holder,
+            mode,
+            settings,
+            progress,
+        )
     }
 
     /// Takes the exclusive lock if nobody is in the way.
@@ -146,7 +168,7 @@ impl Repository {
             ..self.locks
         };
         let (mode, progress) = (LockMode::Exclusive, Progress::default());
-        match RepositoryLock::take(&self.backend, self.holder, mode, at_once, &progress) {
+        match self.take_lock(mode, at_once, &progress) {
             Ok(lock) => Ok(Some(lock)),
             Err(error) if error.kind() == Kind::Conflict => Ok(None),
             Err(error) => Err(error),
@@ -196,7 +218,7 @@ impl Repository {
     /// `StorageFault`.
     pub fn put_pack(
         &self,
-        bytes: bytes::Bytes,
+        bytes: Bytes,
         records: u64,
         ordinals: (u64, u64),
     ) -> Result<PackReference> {
@@ -207,10 +229,15 @@ impl Repository {
             first_ordinal: ordinals.0,
             last_ordinal: ordinals.1,
         };
+        // Named by its content, it may be put twice: so a request whose answer was lost may be repeated.
         let path = reference.path();
-        if !self.backend.put_new(&path, bytes.clone())? && self.pack(&reference).is_err() {
-            tracing::warn!(pack = reference.hash, "a damaged pack is replaced");
-            self.backend.put(&path, bytes)?;
+        match self.backend.size(&path)? {
+            None => self.backend.put(&path, bytes)?,
+            Some(_) if self.pack(&reference).is_err() => {
+                tracing::warn!(pack = reference.hash, "a damaged pack is replaced");
+                self.backend.put(&path, bytes)?;
+            }
+            Some(_) => {}
         }
         Ok(reference)
     }
@@ -219,7 +246,7 @@ impl Repository {
     ///
     /// # Errors
     /// `BackupCorrupt` when it is missing or damaged.
-    pub fn pack(&self, reference: &PackReference) -> Result<bytes::Bytes> {
+    pub fn pack(&self, reference: &PackReference) -> Result<Bytes> {
         let path = reference.path();
         let damaged = |what: &str| {
             Error::backup_corrupt(format!("pack {} {what}", reference.hash))
@@ -283,6 +310,16 @@ impl Repository {
         Ok(!damaged.is_empty() && manifest.packs().any(|pack| damaged.contains(&pack.hash)))
     }
 
+    /// Whether a verification that read its bytes found it sound, and nothing is known against it since.
+    ///
+    /// # Errors
+    /// `StorageFault` when the repository cannot be asked.
+    pub fn is_verified_sound(&self, manifest: &Manifest) -> Result<bool> {
+        let found = self.verification(&manifest.id)?;
+        let read = found.is_some_and(|found| found.ok && found.level > VerificationLevel::Manifest);
+        Ok(read && !self.is_known_damaged(manifest)?)
+    }
+
     fn damaged_packs(&self) -> Result<BTreeSet<String>> {
         let marks = self.backend.list(DAMAGED)?;
         Ok(marks.iter().map(|mark| mark.name().to_owned()).collect())
@@ -299,7 +336,7 @@ impl Repository {
     ) -> Result<()> {
         let marked = self.damaged_packs()?;
         for hash in damaged.difference(&marked) {
-            self.backend.put(&damaged_path(hash), bytes::Bytes::new())?;
+            self.backend.put(&damaged_path(hash), Bytes::new())?;
         }
         for pack in looked_at.filter(|pack| marked.contains(&pack.hash)) {
             if !damaged.contains(&pack.hash) {
@@ -333,37 +370,45 @@ impl Repository {
         let mut annotations = self.annotations(id)?;
         annotations.pinned = change.pinned.or(annotations.pinned);
         annotations.labels = change.labels.or(annotations.labels);
-        let bytes = serde_json::to_vec_pretty(&annotations)
-            .map_err(|error| Error::internal("annotations cannot be encoded").because(error))?;
+        let bytes = annotations.encode();
         self.backend.put(&beside(ANNOTATIONS, id), bytes.into())?;
         Ok(manifest.annotated(annotations))
     }
 
-    /// What was changed of a backup since it was made.
+    /// What was changed of a backup since it was made. Damaged, it may have been a pin, and counts as one.
     fn annotations(&self, id: &str) -> Result<Annotations> {
         let Some(bytes) = self.backend.get(&beside(ANNOTATIONS, id))? else {
             return Ok(Annotations::default());
         };
-        serde_json::from_slice(&bytes).map_err(|error| {
-            Error::backup_corrupt(format!("the annotations of {id} are damaged"))
-                .with("backup", id)
-                .because(error)
-        })
+        Ok(Annotations::decode(&bytes).unwrap_or_else(|| {
+            tracing::warn!(
+                backup = id,
+                "its annotations are damaged; it counts as pinned"
+            );
+            Annotations {
+                pinned: Some(true),
+                labels: None,
+            }
+        }))
     }
 
-    /// Removes a backup: its manifest, then what stands beside it. Its packs stay until they are collected.
+    /// Removes a backup: its manifest, then what stands beside it. Its packs, whose hashes are returned, stay
+    /// until they are collected. (A pin that another process sets in the same moment may come too late.)
     ///
     /// # Errors
-    /// `NotFound`; `Conflict` when it is pinned; `StorageFault`.
-    pub fn remove(&self, id: &str) -> Result<()> {
-        // A pin that is set meanwhile counts, or comes too late and is told so.
+    /// `NotFound`; `Conflict` when it is pinned; `Unprocessable` when another program wrote it; `StorageFault`.
+    pub fn remove(&self, id: &str) -> Result<BTreeSet<String>> {
         let _one_at_a_time = self.annotating.lock();
-        let pinned = match self.backup(id) {
-            Ok(manifest) => manifest.pinned,
+        let (pinned, packs) = match self.manifest(id) {
+            Ok(manifest) => {
+                let manifest = manifest.annotated(self.annotations(id)?);
+                let packs = manifest.packs().map(|pack| pack.hash.clone());
+                (manifest.pinned, packs.collect())
+            }
             // One that nobody can restore may go all the same.
             Err(error) if error.kind() == Kind::BackupCorrupt => {
-                let annotations = self.annotations(id).unwrap_or_default();
-                annotations.pinned == Some(true)
+                let pinned = self.annotations(id)?.pinned == Some(true);
+                (pinned, BTreeSet::new())
             }
             Err(error) => return Err(error),
         };
@@ -376,7 +421,7 @@ impl Repository {
         self.backend.delete(&manifest_path(id))?;
         self.backend.delete(&beside(ANNOTATIONS, id))?;
         self.backend.delete(&beside(VERIFICATIONS, id))?;
-        Ok(())
+        Ok(packs)
     }
 
     /// Keeps the result of a verification, in the place of an earlier one.
@@ -423,17 +468,51 @@ impl Repository {
         lock.confirm()?;
         let base = manifest.id.clone();
         for attempt in 2..1_000 {
-            let (path, bytes) = (manifest_path(&manifest.id), manifest.encode());
-            if self.backend.put_new(&path, bytes.clone().into())? {
-                return Ok(manifest);
-            }
-            // A request that was repeated finds what its first attempt has stored.
-            if self.backend.get(&path)?.is_some_and(|found| found == bytes) {
+            if self.put_manifest(&manifest)? {
+                self.fence(&manifest, lock)?;
                 return Ok(manifest);
             }
             manifest.id = format!("{base}-{attempt}");
         }
         Err(Error::internal("no free backup id was found"))
+    }
+
+    /// Whoever collects from now on sees the manifest. Was the lock lost before, packs may be gone already.
+    fn fence(&self, manifest: &Manifest, lock: &RepositoryLock) -> Result<()> {
+        let Err(lost) = lock.confirm() else {
+            return Ok(());
+        };
+        for reference in manifest.packs() {
+            if !self.has_pack(reference)? {
+                self.backend.delete(&manifest_path(&manifest.id))?;
+                return Err(lost);
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a manifest, create-only; false when its id is taken. An answer that is lost says nothing of whether
+    /// the manifest was stored, and a request that was repeated finds what its first attempt stored: what
+    /// is there decides.
+    fn put_manifest(&self, manifest: &Manifest) -> Result<bool> {
+        let (path, bytes) = (manifest_path(&manifest.id), Bytes::from(manifest.encode()));
+        let put = self.backend.put_new(&path, bytes.clone());
+        if matches!(put, Ok(true)) {
+            return Ok(true);
+        }
+        match self.backend.get(&path) {
+            Ok(Some(found)) => Ok(found == bytes),
+            Ok(None) => put,
+            Err(unknown) => Err(Error::new(
+                unknown.kind(),
+                format!(
+                    "the repository {} does not say whether {} was stored; look for it when it answers again",
+                    self.location(),
+                    manifest.id
+                ),
+            )
+            .because(unknown)),
+        }
     }
 
     /// All backups, newest first. One whose manifest cannot be read is reported in the log and listed
@@ -449,23 +528,39 @@ impl Repository {
             .iter()
             .filter_map(|listed| id_of(listed.name()))
             .collect();
+        let mut ids = Vec::new();
         for listed in self.backend.list(MANIFESTS)? {
-            let Some(id) = id_of(listed.name()) else {
-                continue;
-            };
-            let found = self.manifest(id).and_then(|manifest| {
-                let is_annotated = annotated.contains(id);
+            match id_of(listed.name()) {
+                Some(id) if manifest_path(id) == listed.path && format::is_backup_id(id) => {
+                    ids.push(id.to_owned());
+                }
+                // Moved or renamed by hand: what it needs would be taken for garbage.
+                _ => {
+                    let path = listed.path;
+                    let error = Error::backup_corrupt(format!(
+                        "{path} stands where manifests stand, but is none"
+                    ));
+                    damaged.insert(path, error);
+                }
+            }
+        }
+        let paths = ids.iter().map(|id| manifest_path(id)).collect();
+        let read = self.backend.get_many(paths)?;
+        for (id, bytes) in ids.iter().zip(read) {
+            let is_annotated = annotated.contains(id.as_str());
+            // Deleted since it was listed.
+            let Some(bytes) = bytes else { continue };
+            let found = self.decode(id, &bytes).and_then(|manifest| {
                 let annotations = is_annotated.then(|| self.annotations(id)).transpose()?;
                 Ok(manifest.annotated(annotations.unwrap_or_default()))
             });
             match found {
                 Ok(manifest) => manifests.push(manifest),
-                // Deleted since it was listed.
-                Err(error) if error.kind() == Kind::NotFound => {}
-                Err(error) => {
+                Err(error) if matches!(error.kind(), Kind::BackupCorrupt | Kind::Unprocessable) => {
                     tracing::warn!(backup = id, %error, "a manifest cannot be read");
-                    damaged.insert(id.to_owned(), error);
+                    damaged.insert(id.clone(), error);
                 }
+                Err(error) => return Err(error),
             }
         }
         manifests.sort_by(|a, b| (b.created_at, &b.id).cmp(&(a.created_at, &a.id)));
@@ -488,9 +583,20 @@ impl Repository {
             return Err(missing());
         }
         let bytes = self.backend.get(&manifest_path(id))?.ok_or_else(missing)?;
-        let manifest = Manifest::decode(&bytes).map_err(|reason| {
-            Error::backup_corrupt(format!("the manifest of {id} is damaged: {reason}"))
-                .with("backup", id)
+        self.decode(id, &bytes)
+    }
+
+    fn decode(&self, id: &str, bytes: &[u8]) -> Result<Manifest> {
+        let manifest = Manifest::decode(bytes).map_err(|reason| match reason {
+            Undecodable::Damaged(reason) => {
+                Error::backup_corrupt(format!("the manifest of {id} is damaged: {reason}"))
+                    .with("backup", id)
+            }
+            Undecodable::Version(version) => Error::unprocessable(format!(
+                "the manifest of {id} has format version {version}; this program reads version {}",
+                format::REPOSITORY_FORMAT
+            ))
+            .with("backup", id),
         })?;
         if manifest.id != id {
             return Err(Error::backup_corrupt(format!(

@@ -294,7 +294,7 @@ pub(super) async fn list_backups(
     OperationQuery(query): OperationQuery<ListBackupsQuery>,
 ) -> Result<Json<BackupsResponse>, Problem> {
     let response = app
-        .blocking(move |app| list_page(&app.repository()?, &query))
+        .asking_repository(move |app| list_page(&app.repository()?, &query))
         .await?;
     Ok(Json(response))
 }
@@ -350,7 +350,7 @@ pub(super) async fn get_backup(
     OperationPath(id): OperationPath,
 ) -> Result<Json<BackupResponse>, Problem> {
     let response = app
-        .blocking(move |app| {
+        .asking_repository(move |app| {
             let repository = app.repository()?;
             let manifest = repository.backup(&id)?;
             let verification = repository.verification(&id)?;
@@ -388,7 +388,7 @@ pub(super) async fn update_backup(
     OperationBody(request): OperationBody<UpdateBackupRequest>,
 ) -> Result<Json<BackupResponse>, Problem> {
     let response = app
-        .blocking(move |app| {
+        .asking_repository(move |app| {
             let repository = app.repository()?;
             if let Some(labels) = &request.labels {
                 backup::check_labels(labels, app.config().repository.max_label_bytes)?;
@@ -432,7 +432,9 @@ pub(super) async fn delete_backup(
     OperationPath(id): OperationPath,
 ) -> Result<Json<DeletedBackupResponse>, Problem> {
     let deleted = app
-        .blocking(move |app| delete::execute(&app.repository()?, &id, app.grace(), Utc::now()))
+        .asking_repository(move |app| {
+            delete::execute(&app.repository()?, &id, app.grace(), Utc::now())
+        })
         .await?;
     Ok(Json(DeletedBackupResponse {
         deleted: deleted.deleted,

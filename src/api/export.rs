@@ -81,18 +81,20 @@ pub(super) async fn export_backup(
     let collection = query
         .collection
         .map(|name| CollectionName::new(query.tenant, query.database, name));
-    let (repository, manifest) = app
+    // Held until the download ends: a slow reader holds a thread as well.
+    let permit = app.repository_permit()?;
+    let (repository, manifest, collection) = app
         .blocking(move |app| {
             let repository = app.repository()?;
             let manifest = repository.backup(&id)?;
             export::select(&manifest, collection.as_ref())?;
-            Ok((repository, (manifest, collection)))
+            Ok((repository, manifest, collection))
         })
         .await?;
-    let (manifest, collection) = manifest;
     let disposition = format!("attachment; filename=\"{}.{extension}\"", manifest.id);
     let (sender, receiver) = mpsc::channel(CHUNKS);
     tokio::task::spawn_blocking(move || {
+        let _permit = permit;
         let mut out = BufWriter::with_capacity(CHUNK_BYTES, ChunkWriter(sender.clone()));
         let verification = repository.verification(&manifest.id).unwrap_or_default();
         let backup = json!(BackupResponse::new(&manifest, verification));

@@ -1,21 +1,18 @@
 //! Extraction of bodies and queries with the errors of each family.
 
-use std::fmt;
-use std::marker::PhantomData;
-
 use axum::body::{Body, to_bytes};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use bytes::Bytes;
 use futures::StreamExt as _;
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::error::{ChromaError, Problem};
 use crate::app::App;
 use crate::error::{Error, Kind, Result};
+pub(super) use crate::model::object::Object;
 
 /// Text of a body that is too long, as Chroma's server has it.
 const TOO_LARGE: &str = "Failed to buffer the request body: length limit exceeded";
@@ -31,32 +28,6 @@ impl<T: DeserializeOwned> FromRequest<App> for OperationBody<T> {
         let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
         let Object(value) = parse_json(text)?;
         Ok(Self(value))
-    }
-}
-
-/// A value that is a JSON object and nothing else: a derived struct alone takes an array of its members
-/// as well, in which a misplaced one goes unnoticed.
-#[derive(Clone, Debug, Default, Serialize)]
-#[serde(transparent)]
-pub(super) struct Object<T>(pub(super) T);
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(ObjectVisitor(PhantomData))
-    }
-}
-
-struct ObjectVisitor<T>(PhantomData<T>);
-
-impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
-    type Value = Object<T>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-        T::deserialize(MapAccessDeserializer::new(map)).map(Object)
     }
 }
 

@@ -106,7 +106,8 @@ pub(super) async fn get_health(State(app): State<App>) -> Result<Response, Probl
     let report = app
         .blocking(|app| {
             let config = &app.config().health;
-            Ok(health::overview(app.engine(), app.repository(), config))
+            let repository = app.opened_repository();
+            Ok(health::overview(app.engine(), repository, config))
         })
         .await?;
     let mut response = answer(&app, report);

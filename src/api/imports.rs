@@ -1,5 +1,7 @@
 //! `/backups/import`: an upload that goes to a file while it arrives.
 
+use std::io::ErrorKind;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -23,11 +25,12 @@ use super::openapi::BACKUPS;
 use crate::app::{App, Spooled};
 use crate::error::{Error, Kind, Result};
 use crate::jobs::JobKind;
+use crate::operations::backup::check_room;
 use crate::operations::import::{self, DocumentFormat};
 use crate::progress::Progress;
 
 /// Received bytes after which the room on the disk is looked at again.
-const ROOM_STEP: u64 = 64 * 1024 * 1024;
+const ROOM_STEP: u64 = 16 * 1024 * 1024;
 
 /// How the document is written.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -69,8 +72,13 @@ async fn receive(headers: &HeaderMap, body: Body, app: &App) -> Result<Received>
     let spooled = app
         .blocking(move |app| app.spool(announced.unwrap_or(0)))
         .await?;
-    let unwritable =
-        |error: std::io::Error| Error::storage("the document cannot be kept").because(error);
+    let unwritable = |error: std::io::Error| {
+        let kind = match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Kind::InsufficientStorage,
+            _ => Kind::StorageFault,
+        };
+        Error::new(kind, "the document cannot be kept").because(error)
+    };
     let mut file = File::create(spooled.path()).await.map_err(unwritable)?;
     let mut hasher = blake3::Hasher::new();
     let (mut bytes, mut looked) = (0_u64, 0_u64);
@@ -156,12 +164,21 @@ pub(super) async fn import_backup(
     let OperationQuery(query) =
         OperationQuery::<ImportQuery>::from_request_parts(&mut parts, &app).await?;
     let asked = Asked::of(&parts, query.wait)?;
+    let uploads = Arc::clone(app.uploads());
+    let place = uploads.try_acquire_owned().map_err(|_| {
+        Error::new(
+            Kind::Overloaded,
+            "too many documents are being received (repository.max_uploads)",
+        )
+    })?;
     let received = receive(&parts.headers, body, &app).await?;
+    drop(place);
     let recorded = json!({
         "format": query.format,
         "bytes": received.bytes,
         "blake3": received.hash,
     });
+    let bytes = received.bytes;
     let verb = asked.verb(JobKind::Import, recorded);
     let format = query.format.map(|format| match format {
         ExportFormat::Json => DocumentFormat::Json,
@@ -170,6 +187,7 @@ pub(super) async fn import_backup(
     run_job(&app, verb, StatusCode::CREATED, move |app| {
         let (repository, settings) = (app.repository()?, app.import_settings());
         repository.probe()?;
+        check_room(repository.room()?.map(|room| room.available_bytes), bytes)?;
         Ok(Planned::new(Box::new(move |progress: &Progress| {
             let path = received.spooled.path();
             let manifest =

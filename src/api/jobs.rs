@@ -233,7 +233,7 @@ pub(super) async fn run_job(
             work,
         })
     };
-    let job = app.blocking(submit).await?;
+    let job = app.asking_repository(submit).await?;
     let timeout = Duration::from_millis(app.config().jobs.wait_timeout_ms);
     let job = if wait {
         app.jobs().wait(&job.id, timeout).await?

@@ -81,15 +81,19 @@ pub(super) async fn prune_backups(
     let rules = body.rules();
     if body.dry_run {
         let plan = app
-            .blocking(move |app| prune::plan(&app.repository()?, rules, app.grace(), Utc::now()))
+            .asking_repository(move |app| {
+                prune::plan(&app.repository()?, rules, app.grace(), Utc::now())
+            })
             .await?;
         return Ok(Json(plan).into_response());
     }
     let verb = asked.verb(JobKind::Prune, json!(body));
     run_job(&app, verb, StatusCode::OK, move |app| {
         prune::check(rules)?;
-        let work = app.prune_work(rules)?;
-        Ok(Planned::claiming(work, [RETENTION_CLAIM.to_owned()]))
+        Ok(Planned::claiming(
+            app.prune_work(rules),
+            [RETENTION_CLAIM.to_owned()],
+        ))
     })
     .await
 }

@@ -57,7 +57,7 @@ pub(super) async fn verify_backup(
             Err(error) if error.kind() != Kind::BackupCorrupt => return Err(error),
             _ => {}
         }
-        Ok(Planned::new(app.verification_work(id, body.level)?))
+        Ok(Planned::new(app.verification_work(id, body.level)))
     })
     .await
 }

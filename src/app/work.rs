@@ -27,7 +27,7 @@ impl App {
     /// The work of a job that was stopped.
     ///
     /// # Errors
-    /// Where its record does not say enough, or the repository cannot be opened.
+    /// Where its record does not say enough.
     pub(super) fn work_again(&self, record: &JobRecord) -> Result<Work> {
         let unreadable =
             |error: serde_json::Error| Error::internal("its request cannot be read").because(error);
@@ -35,11 +35,11 @@ impl App {
             JobKind::Verification => {
                 let request: VerificationRequest =
                     serde_json::from_value(record.request.clone()).map_err(unreadable)?;
-                self.verification_work(request.backup, request.level)
+                Ok(self.verification_work(request.backup, request.level))
             }
             JobKind::Prune => {
                 let rules = serde_json::from_value(record.request.clone()).map_err(unreadable)?;
-                self.prune_work(rules)
+                Ok(self.prune_work(rules))
             }
             kind => Err(Error::internal(format!("a {kind} is not taken up again"))),
         }
@@ -65,31 +65,26 @@ impl App {
     }
 
     /// The work of a verification's job.
-    ///
-    /// # Errors
-    /// Where the repository cannot be opened.
-    pub fn verification_work(&self, id: String, level: VerificationLevel) -> Result<Work> {
-        let repository = self.repository()?;
-        Ok(Box::new(move |progress: &Progress| {
+    pub fn verification_work(&self, id: String, level: VerificationLevel) -> Work {
+        let app = self.clone();
+        Box::new(move |progress: &Progress| {
+            let repository = app.repository()?;
             let outcome = verify::execute(&repository, &id, level, Utc::now(), progress)?;
             if outcome.ok {
                 Ok(json!(outcome))
             } else {
                 Err(verify::failure(&id, &outcome))
             }
-        }))
+        })
     }
 
     /// The work of a pruning's job.
-    ///
-    /// # Errors
-    /// Where the repository cannot be opened.
-    pub fn prune_work(&self, rules: Rules) -> Result<Work> {
-        let repository = self.repository()?;
-        let grace = self.grace();
-        Ok(Box::new(move |progress: &Progress| {
+    pub fn prune_work(&self, rules: Rules) -> Work {
+        let app = self.clone();
+        Box::new(move |progress: &Progress| {
+            let (repository, grace) = (app.repository()?, app.grace());
             let outcome = prune::execute(&repository, rules, grace, Utc::now(), progress)?;
             Ok(json!(outcome))
-        }))
+        })
     }
 }

@@ -173,6 +173,9 @@ pub struct JobRecord {
     /// Whether it was taken up again after a restart: that happens once.
     #[serde(default)]
     pub resumed: bool,
+    /// Whether a caller asked to stop it.
+    #[serde(default)]
+    pub cancel_requested: bool,
     /// What came out.
     pub result: Option<Value>,
     /// Why it did not succeed.
@@ -182,7 +185,7 @@ pub struct JobRecord {
 impl JobRecord {
     /// Whether it is run again when it was stopped in the middle.
     pub(super) fn resumes(&self) -> bool {
-        self.kind.resumes() && !self.resumed
+        self.kind.resumes() && !self.resumed && !self.cancel_requested
     }
 
     /// A queued job.
@@ -200,6 +203,7 @@ impl JobRecord {
             key: None,
             claims: Vec::new(),
             resumed: false,
+            cancel_requested: false,
             result: None,
             problem: None,
         }

@@ -231,7 +231,7 @@ impl Schema {
 
     /// The configuration that this schema implies. It is that of the embeddings; the defaults, which
     /// may say something else, are about vectors nobody stores.
-    fn configuration(&self, num_threads: usize) -> Configuration {
+    pub fn configuration(&self, num_threads: usize) -> Configuration {
         let embedding = self.keys.get(EMBEDDING_KEY);
         let index = embedding.and_then(ValueTypes::vector_index);
         let parameters = index.map(|i| i.config.clone()).unwrap_or_default();

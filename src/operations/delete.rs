@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::repository::{Collected, Repository};
 
 /// What deleting did.
@@ -29,24 +29,48 @@ pub fn execute(
     grace: Duration,
     now: DateTime<Utc>,
 ) -> Result<Deleted> {
-    repository.remove(id)?;
+    let freed = repository.remove(id)?;
     Ok(Deleted {
         deleted: id.to_owned(),
-        collected: collect_if_free(repository, grace, now)?,
+        collected: collect_if_free(repository, &freed, grace, now)?,
     })
 }
 
-/// Removes what is due unless the repository is in use: it is then found again by the next collection.
+/// Removes what is due, as far as there is anything; for doing it from time to time.
 ///
 /// # Errors
 /// `StorageFault`.
-pub fn collect_if_free(
+pub fn sweep(repository: &Repository, grace: Duration, now: DateTime<Utc>) -> Result<Collected> {
+    // Looked at without the lock first: a lock for nothing is in the way of backups.
+    match repository.has_garbage(grace, now) {
+        Ok(false) => Ok(Collected::default()),
+        Ok(true) => collect_if_free(repository, &BTreeSet::new(), grace, now),
+        Err(error) => without_knowledge(error),
+    }
+}
+
+/// Nothing is removed as long as it is not known what a damaged manifest needs.
+fn without_knowledge(error: Error) -> Result<Collected> {
+    if matches!(error.kind(), Kind::BackupCorrupt | Kind::Unprocessable) {
+        tracing::warn!(%error, "nothing was collected");
+        return Ok(Collected::default());
+    }
+    Err(error)
+}
+
+/// Removes what is due unless the repository is in use: it is then found again by the next collection.
+/// `freed` are packs of backups that were removed just now.
+///
+/// # Errors
+/// `StorageFault`.
+fn collect_if_free(
     repository: &Repository,
+    freed: &BTreeSet<String>,
     grace: Duration,
     now: DateTime<Utc>,
 ) -> Result<Collected> {
     let outcome = match repository.try_lock_exclusive()? {
-        Some(lock) => repository.collect(&lock, grace, now),
+        Some(lock) => repository.collect(&lock, freed, grace, now),
         None => repository.would_collect(&BTreeSet::new(), grace, now).map(
             |Collected {
                  freed_bytes,
@@ -57,12 +81,5 @@ pub fn collect_if_free(
             },
         ),
     };
-    match outcome {
-        // Nothing is removed as long as it is not known what a damaged manifest needs.
-        Err(error) if error.kind() == Kind::BackupCorrupt => {
-            tracing::warn!(%error, "nothing was collected");
-            Ok(Collected::default())
-        }
-        outcome => outcome,
-    }
+    outcome.or_else(without_knowledge)
 }

@@ -19,7 +19,7 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::packer::{LayerWriter, PackSettings, Packer};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::model::collection::CollectionDefinition;
 use crate::model::configuration::{Configuration, ConfigurationRequest};
 use crate::model::digest::{Digest, RecordHash};
@@ -61,6 +61,8 @@ pub struct ImportSettings {
     pub scratch: PathBuf,
     /// Bytes of keys and values of a backup's labels.
     pub max_label_bytes: usize,
+    /// Collections in a document.
+    pub max_collections: usize,
     /// Threads that an index is built with where the document does not say.
     pub num_threads: usize,
 }
@@ -125,6 +127,13 @@ pub fn execute(
     repository.commit(manifest, &lock)
 }
 
+/// How the source says that a piece is too long; everything else is a fault of the disk.
+const TOO_LONG: io::ErrorKind = io::ErrorKind::InvalidData;
+
+fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::storage("the received document cannot be read").because(error)
+}
+
 /// The document's bytes, counted, and bounded between one record and the next.
 struct Source {
     file: BufReader<File>,
@@ -164,10 +173,7 @@ impl Source {
 
     /// Lines begin with an object whose first member is `type`.
     fn guess_format(&mut self) -> Result<DocumentFormat> {
-        let beginning = self
-            .file
-            .fill_buf()
-            .map_err(|error| Error::storage("the document cannot be read").because(error))?;
+        let beginning = self.file.fill_buf().map_err(unreadable)?;
         let mut told = beginning.iter().filter(|byte| !byte.is_ascii_whitespace());
         let lines = b"{\"type\":"
             .iter()
@@ -184,10 +190,13 @@ impl Read for Source {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let allowed = self.offset.end.get() - self.offset.read.get().min(self.offset.end.get());
         if allowed == 0 {
-            return Err(io::Error::other(format!(
-                "more than {} bytes in one piece (repository.max_import_record_bytes)",
-                self.offset.step
-            )));
+            return Err(io::Error::new(
+                TOO_LONG,
+                format!(
+                    "more than {} bytes in one piece (repository.max_import_record_bytes)",
+                    self.offset.step
+                ),
+            ));
         }
         let most = usize::try_from(allowed)
             .unwrap_or(usize::MAX)
@@ -258,6 +267,10 @@ struct Import<'a> {
 impl Import<'_> {
     /// Where the document is read: for people and programs.
     fn at(&self, error: Error) -> Error {
+        // Neither the document nor a place in it is the reason.
+        if matches!(error.kind(), Kind::Canceled | Kind::StorageFault) {
+            return error;
+        }
         let collection = self.collections.len();
         let offset = self.offset.read.get();
         let place = match self.record {
@@ -374,7 +387,17 @@ impl Import<'_> {
     /// Closes a collection.
     fn collection(&mut self, given: GivenCollection, imported: ImportedRecords) -> Result<()> {
         self.record = None;
+        self.progress.check()?;
+        if self.collections.len() >= self.settings.max_collections {
+            return Err(self.refused(format!(
+                "more than {} collections (repository.max_import_collections)",
+                self.settings.max_collections
+            )));
+        }
         let name = self.name_of(&given)?;
+        if given.dimension == Some(0) {
+            return Err(self.refused("\"dimension\" must be at least 1, or null"));
+        }
         if let (Some(declared), Some(found)) = (given.dimension, imported.dimension)
             && declared != found
         {
@@ -447,9 +470,10 @@ impl Import<'_> {
         let Some(schema) = schema else {
             return schema::reconcile(metadata, configuration, None, threads);
         };
-        let configuration = configuration
-            .unwrap_or_default()
-            .exported(metadata, threads)?;
+        let Some(configuration) = configuration else {
+            return Ok((schema.configuration(threads), schema));
+        };
+        let configuration = configuration.exported(metadata, threads)?;
         if schema.space() != configuration.space() {
             return Err(Error::unprocessable(
                 "\"configuration\" and \"schema\" have different spaces",

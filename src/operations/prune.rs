@@ -1,7 +1,7 @@
 //! Retention: which backups are kept, and why; the others go, and what only they needed.
 //!
-//! Backups are compared with those of the same scope only: ones of everything with each other, ones of
-//! chosen collections with those of the same. Of each the rules keep the newest of the newest hours, days,
+//! Backups are compared with those of the same store and scope only: ones of everything with each other,
+//! ones of chosen collections with those of the same. Of each the rules keep the newest of the newest hours, days,
 //! ISO weeks and months (UTC) that have one; an hour without a backup counts for nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,11 +9,15 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
 use crate::repository::format::{BackupScope, Manifest};
 use crate::repository::{Collected, LockMode, Repository};
+
+/// How far clocks may differ.
+const CLOCK_TOLERANCE: chrono::TimeDelta = chrono::TimeDelta::minutes(10);
 
 /// How many to keep by each rule; 0: the rule keeps none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -83,7 +87,7 @@ pub fn plan(
     now: DateTime<Utc>,
 ) -> Result<PruneOutcome> {
     check(rules)?;
-    let (kept, deleted) = select(repository, rules)?;
+    let (kept, deleted) = select(repository, rules, now)?;
     let without: BTreeSet<String> = deleted.iter().cloned().collect();
     Ok(PruneOutcome {
         kept,
@@ -106,14 +110,14 @@ pub fn execute(
     check(rules)?;
     progress.stage("lock");
     let lock = repository.lock(LockMode::Exclusive, progress)?;
-    let (mut kept, mut deleted) = select(repository, rules)?;
+    let (mut kept, mut deleted) = select(repository, rules, now)?;
     progress.phase("delete", deleted.len() as u64);
     // Oldest first: stopped anywhere, what is left is what a shorter list of rules would have left.
-    let mut pinned = BTreeSet::new();
+    let (mut pinned, mut freed) = (BTreeSet::new(), BTreeSet::new());
     for id in deleted.iter().rev() {
         progress.check()?;
         match repository.remove(id) {
-            Ok(()) => {}
+            Ok(packs) => freed.extend(packs),
             Err(error) if error.kind() == Kind::Conflict => {
                 pinned.insert(id.clone());
             }
@@ -129,7 +133,7 @@ pub fn execute(
         reasons: vec!["pinned".to_owned()],
     }));
     progress.stage("collect");
-    let collected = repository.collect(&lock, grace, now)?;
+    let collected = repository.collect(&lock, &freed, grace, now)?;
     Ok(PruneOutcome {
         kept,
         deleted,
@@ -137,11 +141,15 @@ pub fn execute(
     })
 }
 
-fn select(repository: &Repository, rules: Rules) -> Result<(Vec<Kept>, Vec<String>)> {
+fn select(
+    repository: &Repository,
+    rules: Rules,
+    now: DateTime<Utc>,
+) -> Result<(Vec<Kept>, Vec<String>)> {
     let manifests = repository.all_readable()?;
-    let mut groups: BTreeMap<Option<BTreeSet<String>>, Vec<Candidate>> = BTreeMap::new();
+    let mut groups: BTreeMap<Group, Vec<Candidate>> = BTreeMap::new();
     for manifest in &manifests {
-        let verified = repository.verification(&manifest.id)?;
+        let sound = repository.is_verified_sound(manifest)?;
         groups
             .entry(group_of(manifest))
             .or_default()
@@ -149,12 +157,12 @@ fn select(repository: &Repository, rules: Rules) -> Result<(Vec<Kept>, Vec<Strin
                 id: manifest.id.clone(),
                 created_at: manifest.created_at,
                 pinned: manifest.pinned,
-                sound: verified.is_some_and(|found| found.ok),
+                sound,
             });
     }
     let mut reasons: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for candidates in groups.values() {
-        reasons.extend(keep(candidates, rules));
+        reasons.extend(keep(candidates, rules, now));
     }
     let (mut kept, mut deleted) = (Vec::new(), Vec::new());
     for manifest in manifests {
@@ -169,13 +177,17 @@ fn select(repository: &Repository, rules: Rules) -> Result<(Vec<Kept>, Vec<Strin
     Ok((kept, deleted))
 }
 
-/// Backups of the same are compared; `None`: of everything.
-fn group_of(manifest: &Manifest) -> Option<BTreeSet<String>> {
+/// Backups of the same are compared: the store they were made of, and the names of the chosen collections.
+/// `None`: of everything.
+type Group = (Uuid, Option<BTreeSet<String>>);
+
+fn group_of(manifest: &Manifest) -> Group {
     let names = manifest.collections.iter().map(|c| c.name.to_string());
-    match manifest.scope {
+    let chosen = match manifest.scope {
         BackupScope::All => None,
         BackupScope::Selection => Some(names.collect()),
-    }
+    };
+    (manifest.store_id, chosen)
 }
 
 /// A backup as the rules see it.
@@ -189,7 +201,14 @@ struct Candidate {
 }
 
 /// The kept ones of a group, newest first, with the reasons.
-fn keep(candidates: &[Candidate], rules: Rules) -> BTreeMap<String, Vec<String>> {
+fn keep(
+    candidates: &[Candidate],
+    rules: Rules,
+    now: DateTime<Utc>,
+) -> BTreeMap<String, Vec<String>> {
+    let (future, candidates): (Vec<&Candidate>, Vec<&Candidate>) = candidates
+        .iter()
+        .partition(|candidate| candidate.created_at > now + CLOCK_TOLERANCE);
     let mut reasons: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut note = |candidate: &Candidate, reason: String| {
         reasons
@@ -197,6 +216,10 @@ fn keep(candidates: &[Candidate], rules: Rules) -> BTreeMap<String, Vec<String>>
             .or_default()
             .push(reason);
     };
+    // Made by a clock that was wrong, or judged by one: it must not count in the place of others.
+    for candidate in future {
+        note(candidate, "made_in_the_future".to_owned());
+    }
     for candidate in candidates.iter().filter(|candidate| candidate.pinned) {
         note(candidate, "pinned".to_owned());
     }
@@ -213,7 +236,7 @@ fn keep(candidates: &[Candidate], rules: Rules) -> BTreeMap<String, Vec<String>>
         ("keep_monthly", rules.monthly, "%Y-%m"),
     ] {
         let mut seen = BTreeSet::new();
-        for candidate in candidates {
+        for candidate in &candidates {
             if seen.len() >= count as usize {
                 break;
             }
@@ -230,6 +253,10 @@ fn keep(candidates: &[Candidate], rules: Rules) -> BTreeMap<String, Vec<String>>
 mod tests {
     use super::*;
 
+    fn now() -> DateTime<Utc> {
+        "2026-03-05T00:00:00Z".parse().unwrap()
+    }
+
     fn candidates(times: &[&str]) -> Vec<Candidate> {
         let candidate = |time: &&str| Candidate {
             id: (*time).to_owned(),
@@ -241,7 +268,7 @@ mod tests {
     }
 
     fn kept(candidates: &[Candidate], rules: Rules) -> Vec<String> {
-        let mut kept: Vec<String> = keep(candidates, rules).into_keys().collect();
+        let mut kept: Vec<String> = keep(candidates, rules, now()).into_keys().collect();
         kept.reverse();
         kept
     }
@@ -326,11 +353,24 @@ mod tests {
             last: 1,
             ..Rules::default()
         };
-        let reasons = keep(&all, rules);
+        let reasons = keep(&all, rules, now());
         assert_eq!(reasons.len(), 3);
         assert_eq!(reasons["2026-03-04T00:00"], ["keep_last"]);
         assert_eq!(reasons["2026-03-03T00:00"], ["newest_verified"]);
         assert_eq!(reasons["2026-03-01T00:00"], ["pinned"]);
+    }
+
+    #[test]
+    fn one_from_the_future_stays_and_takes_nobodys_place() {
+        let all = candidates(&["2099-01-01T00:00", "2026-03-02T00:00", "2026-03-01T00:00"]);
+        let rules = Rules {
+            last: 1,
+            ..Rules::default()
+        };
+        let reasons = keep(&all, rules, now());
+        assert_eq!(reasons["2099-01-01T00:00"], ["made_in_the_future"]);
+        assert_eq!(reasons["2026-03-02T00:00"], ["keep_last"]);
+        assert_eq!(reasons.len(), 2);
     }
 
     #[test]

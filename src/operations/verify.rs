@@ -75,12 +75,23 @@ pub fn execute(
     progress: &Progress,
 ) -> Result<VerificationOutcome> {
     let outcome = check(repository, id, level, progress)?;
+    // Deleted meanwhile, it may have lost its packs on the way: that is no damage.
+    if let Err(error) = repository.backup(id)
+        && error.kind() == Kind::NotFound
+    {
+        return Err(error);
+    }
     // That packs are there in their sizes does not make marks of deeper looks wrong.
     let looked_at = match level {
         VerificationLevel::Manifest => None,
         VerificationLevel::Checksums | VerificationLevel::Records => repository.backup(id).ok(),
     };
     repository.mark_damaged(looked_at.iter().flat_map(Manifest::packs), &outcome.damaged)?;
+    // That it looked well from afar does not replace what was seen from near.
+    let earlier = repository.verification(id)?;
+    if outcome.ok && earlier.is_some_and(|earlier| earlier.level > level) {
+        return Ok(outcome);
+    }
     repository.put_verification(
         id,
         &Verification {

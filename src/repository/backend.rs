@@ -9,7 +9,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use figment::Figment;
 use figment::providers::{Format as _, Toml};
-use futures::TryStreamExt as _;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
@@ -24,6 +24,9 @@ use object_store::{
 use tokio::runtime::Handle;
 
 use crate::error::{Error, Kind, Result};
+
+/// Objects that are read at the same time.
+const READ_AT_A_TIME: usize = 8;
 
 /// How a repository is reached.
 #[derive(Clone, Debug)]
@@ -83,6 +86,14 @@ enum Target<'a> {
 impl<'a> Target<'a> {
     fn of(url: &'a str) -> Result<Self> {
         let directory = match url.split_once("://") {
+            None if ["s3:/", "gs:/", "az:/"]
+                .iter()
+                .any(|scheme| url.starts_with(scheme)) =>
+            {
+                return Err(Error::invalid(
+                    "repository.url: two slashes follow the scheme",
+                ));
+            }
             None => PathBuf::from(url),
             Some(("file", path)) => PathBuf::from(path),
             Some(("memory", _)) => return Ok(Self::Memory),
@@ -191,31 +202,32 @@ impl Backend {
             "s3" => {
                 let mut builder = AmazonS3Builder::new()
                     .with_client_options(client)
-                    .with_retry(retry)
-                    .with_bucket_name(bucket);
+                    .with_retry(retry);
                 for (name, value) in settings.known(|name| name.parse().ok())? {
                     builder = builder.with_config(name, value);
                 }
+                // Last: the environment may name a bucket as well, for something else.
+                let builder = builder.with_bucket_name(bucket);
                 builder.build().map(|store| Arc::new(store) as _)
             }
             "gs" => {
                 let mut builder = GoogleCloudStorageBuilder::new()
                     .with_client_options(client)
-                    .with_retry(retry)
-                    .with_bucket_name(bucket);
+                    .with_retry(retry);
                 for (name, value) in settings.known(|name| name.parse().ok())? {
                     builder = builder.with_config(name, value);
                 }
+                let builder = builder.with_bucket_name(bucket);
                 builder.build().map(|store| Arc::new(store) as _)
             }
             _ => {
                 let mut builder = MicrosoftAzureBuilder::new()
                     .with_client_options(client)
-                    .with_retry(retry)
-                    .with_container_name(bucket);
+                    .with_retry(retry);
                 for (name, value) in settings.known(|name| name.parse().ok())? {
                     builder = builder.with_config(name, value);
                 }
+                let builder = builder.with_container_name(bucket);
                 builder.build().map(|store| Arc::new(store) as _)
             }
         };
@@ -272,17 +284,16 @@ impl Backend {
 
     /// The object's bytes; `None` when there is none.
     pub(super) fn get(&self, path: &str) -> Result<Option<Bytes>> {
-        let location = Path::from(path);
-        let read = async {
-            match self.store.get(&location).await {
-                Ok(found) => found.bytes().await.map(Some),
-                Err(object_store::Error::NotFound { .. }) => Ok(None),
-                Err(error) => Err(error),
-            }
+        self.runtime.block_on(self.get_async(path))
+    }
+
+    async fn get_async(&self, path: &str) -> Result<Option<Bytes>> {
+        let read = match self.store.get(&Path::from(path)).await {
+            Ok(found) => found.bytes().await.map(Some),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
         };
-        self.runtime
-            .block_on(read)
-            .map_err(|error| self.fault("read", path, &error))
+        read.map_err(|error| self.fault("read", path, &error))
     }
 
     /// The object's size; `None` when there is none.
@@ -355,6 +366,24 @@ impl Backend {
         Ok(true)
     }
 
+    /// Several objects, a few at a time, in their order.
+    pub(super) fn get_many(&self, paths: Vec<String>) -> Result<Vec<Option<Bytes>>> {
+        let reading = stream::iter(paths)
+            .map(|path| async move { self.get_async(&path).await })
+            .buffered(READ_AT_A_TIME)
+            .try_collect();
+        self.runtime.block_on(reading)
+    }
+
+    /// Removes what puts that were killed in the middle left in a directory: no listing shows it.
+    pub(super) fn remove_unfinished(&self, older_than: Duration) -> Result<()> {
+        let Some(directory) = &self.directory else {
+            return Ok(());
+        };
+        remove_unfinished(directory, older_than)
+            .map_err(|error| Error::storage("the repository cannot be tidied up").because(error))
+    }
+
     /// Everything below a prefix.
     pub(super) fn list(&self, prefix: &str) -> Result<Vec<Listed>> {
         let prefix_path = Path::from(prefix);
@@ -377,6 +406,24 @@ impl Backend {
             })
             .collect())
     }
+}
+
+/// `object_store` writes `NAME#1` and renames it.
+fn remove_unfinished(directory: &FilePath, older_than: Duration) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_unfinished(&entry.path(), older_than)?;
+            continue;
+        }
+        let name = entry.file_name();
+        let unfinished = name.to_str().and_then(|name| name.rsplit_once('#'));
+        let age = entry.metadata()?.modified()?.elapsed().unwrap_or_default();
+        if unfinished.is_some_and(|(_, end)| end.parse::<u32>().is_ok()) && age > older_than {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Names and values that an object store's client is set up with.
@@ -440,9 +487,10 @@ impl Settings {
     fn secrets(&self) -> Vec<String> {
         let telling = ["key", "secret", "token", "password", "sas"];
         let secret = |name: &str| telling.iter().any(|part| name.contains(part));
+        // An address may carry a password.
         self.values
             .iter()
-            .filter(|(name, (value, _))| secret(name) && !value.is_empty())
+            .filter(|(name, (value, _))| (secret(name) && value.len() > 4) || value.contains('@'))
             .map(|(_, (value, _))| value.clone())
             .collect()
     }
@@ -480,6 +528,7 @@ mod tests {
             "s3://",
             "s3:///prefix",
             "ftp://host/x",
+            "s3:/bucket",
             "s3://id:hunter2@bucket/x",
             "az://container?sig=hunter2",
         ] {

@@ -46,7 +46,7 @@ impl RepositoryHeader {
 }
 
 /// How deep a verification looks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum VerificationLevel {
     /// The manifest and its own hash; every pack is there in its size.
@@ -60,6 +60,7 @@ pub enum VerificationLevel {
 
 /// What may be changed of a backup after it was made, kept beside it: manifests never change.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Annotations {
     /// In the place of the manifest's.
     pub pinned: Option<bool>,
@@ -153,9 +154,9 @@ impl ManifestCollection {
 #[serde(rename_all = "snake_case")]
 pub enum BackupScope {
     /// Everything there was.
-    #[default]
     All,
-    /// Chosen collections.
+    /// Chosen collections. What a manifest without this member is taken for: it is compared with fewer.
+    #[default]
     Selection,
 }
 
@@ -240,22 +241,60 @@ impl Manifest {
             .expect("an envelope has string keys only")
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
-        let envelope: Envelope =
-            serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, Undecodable> {
+        let damaged = |error: serde_json::Error| Undecodable::Damaged(error.to_string());
+        let envelope: Envelope = serde_json::from_slice(bytes).map_err(damaged)?;
         let text = envelope.manifest.get();
         if blake3::hash(text.as_bytes()).to_hex().as_str() != envelope.blake3 {
-            return Err("its bytes do not have the hash that stands in it".to_owned());
+            let reason = "its bytes do not have the hash that stands in it";
+            return Err(Undecodable::Damaged(reason.to_owned()));
         }
-        let version: Version = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let version: Version = serde_json::from_str(text).map_err(damaged)?;
         if version.format != REPOSITORY_FORMAT {
-            return Err(format!(
-                "it has format version {}; this program reads version {REPOSITORY_FORMAT}",
-                version.format
-            ));
+            return Err(Undecodable::Version(version.format));
         }
-        serde_json::from_str(text).map_err(|error| error.to_string())
+        serde_json::from_str(text).map_err(damaged)
     }
+}
+
+/// Why a manifest cannot be read.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Undecodable {
+    /// It is not as it was written.
+    Damaged(String),
+    /// Another program reads this version of the format.
+    Version(u32),
+}
+
+impl Annotations {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let annotations = serde_json::to_string(self).expect("annotations have string keys only");
+        let blake3 = blake3::hash(annotations.as_bytes()).to_hex().to_string();
+        let annotations = RawValue::from_string(annotations).expect("serde_json writes valid JSON");
+        let sealed = SealedAnnotations {
+            format: REPOSITORY_FORMAT,
+            annotations,
+            blake3,
+        };
+        serde_json::to_vec(&sealed).expect("an envelope has string keys only")
+    }
+
+    /// `None` when they are not as they were written, or of another format.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let sealed: SealedAnnotations = serde_json::from_slice(bytes).ok()?;
+        let text = sealed.annotations.get();
+        let hash = blake3::hash(text.as_bytes()).to_hex();
+        let whole = sealed.format == REPOSITORY_FORMAT && hash.as_str() == sealed.blake3;
+        serde_json::from_str(text).ok().filter(|_| whole)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SealedAnnotations {
+    format: u32,
+    annotations: Box<RawValue>,
+    blake3: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -319,16 +358,28 @@ mod tests {
     }
 
     #[test]
+    fn every_flipped_byte_of_annotations_is_seen() {
+        let annotations = Annotations {
+            pinned: Some(true),
+            labels: Some(BTreeMap::from([("k".to_owned(), "v".to_owned())])),
+        };
+        let bytes = annotations.encode();
+        assert_eq!(Annotations::decode(&bytes).as_ref(), Some(&annotations));
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1;
+            assert_eq!(Annotations::decode(&damaged), None, "byte {at}");
+        }
+    }
+
+    #[test]
     fn newer_formats_are_refused() {
         let newer = Manifest {
             format: 2,
             ..manifest()
         };
-        assert!(
-            Manifest::decode(&newer.encode())
-                .unwrap_err()
-                .contains("format version 2")
-        );
+        let refused = Manifest::decode(&newer.encode());
+        assert_eq!(refused, Err(Undecodable::Version(2)));
         let header = br#"{"format":2,"repository_id":"00000000-0000-0000-0000-000000000000"}"#;
         assert!(RepositoryHeader::decode(header).is_err());
     }

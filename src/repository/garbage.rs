@@ -11,9 +11,11 @@ use super::backend::Listed;
 use super::format::Manifest;
 use super::lock::RepositoryLock;
 use super::{ANNOTATIONS, DAMAGED, PACKS, Repository, VERIFICATIONS, id_of};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
 const GARBAGE: &str = "garbage.json";
+/// Packs that are removed between two looks at the lock.
+const CONFIRMED_EVERY: usize = 32;
 
 /// What a collection did, or would do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,8 +47,20 @@ fn referenced(manifests: &[Manifest]) -> BTreeSet<&str> {
 }
 
 impl Repository {
+    /// Whether collecting would change anything.
+    ///
+    /// # Errors
+    /// As [`Repository::collect`].
+    pub fn has_garbage(&self, grace: Duration, now: DateTime<Utc>) -> Result<bool> {
+        let manifests = self.all_readable()?;
+        let survey = self.survey(&manifests, &BTreeSet::new(), grace, now)?;
+        let (noted, _) = self.noted()?;
+        Ok(!survey.due.is_empty() || survey.waiting.unreferenced_since != noted.unreferenced_since)
+    }
+
     /// Removes what has been unreferenced for the grace period, notes what newly is, and removes what
-    /// stood beside backups that are gone.
+    /// stood beside backups that are gone. For packs of backups that were removed just now (`freed`) the grace
+    /// period begins now, whatever was noted of them before they were needed again.
     ///
     /// # Errors
     /// `BackupCorrupt` when a manifest cannot be read: what it refers to is not known, so nothing is
@@ -54,15 +68,21 @@ impl Repository {
     pub fn collect(
         &self,
         lock: &RepositoryLock,
+        freed: &BTreeSet<String>,
         grace: Duration,
         now: DateTime<Utc>,
     ) -> Result<Collected> {
         let manifests = self.all_readable()?;
-        let survey = self.survey(&manifests, grace, now)?;
-        lock.confirm()?;
-        for pack in &survey.due {
+        let survey = self.survey(&manifests, freed, grace, now)?;
+        for (index, pack) in survey.due.iter().enumerate() {
+            // One who lost the lock in the middle must not go on.
+            if index % CONFIRMED_EVERY == 0 {
+                lock.confirm()?;
+            }
             self.backend.delete(&pack.path)?;
         }
+        lock.confirm()?;
+        self.backend.remove_unfinished(self.locks.stale)?;
         if survey.was_noted || !survey.waiting.unreferenced_since.is_empty() {
             let bytes = serde_json::to_vec(&survey.waiting).map_err(|error| {
                 Error::internal("garbage.json cannot be encoded").because(error)
@@ -83,14 +103,21 @@ impl Repository {
         grace: Duration,
         now: DateTime<Utc>,
     ) -> Result<Collected> {
-        let mut manifests = self.all_readable()?;
-        manifests.retain(|manifest| !without.contains(&manifest.id));
-        Ok(self.survey(&manifests, grace, now)?.collected)
+        let (going, manifests): (Vec<_>, Vec<_>) = self
+            .all_readable()?
+            .into_iter()
+            .partition(|manifest| without.contains(&manifest.id));
+        let packs = going.iter().flat_map(Manifest::packs);
+        let without_packs = &packs.map(|pack| pack.hash.clone()).collect();
+        Ok(self
+            .survey(&manifests, without_packs, grace, now)?
+            .collected)
     }
 
     fn survey(
         &self,
         manifests: &[Manifest],
+        freed: &BTreeSet<String>,
         grace: Duration,
         now: DateTime<Utc>,
     ) -> Result<Survey> {
@@ -103,11 +130,15 @@ impl Repository {
             collected: Collected::default(),
         };
         for pack in self.backend.list(PACKS)? {
-            let hash = pack.name().trim_end_matches(".arrow");
-            if referenced.contains(hash) {
+            // What is no pack by its name is none of ours.
+            let Some(hash) = hash_of(&pack).filter(|hash| !referenced.contains(hash)) else {
                 continue;
-            }
-            let since = noted.unreferenced_since.get(hash).copied().unwrap_or(now);
+            };
+            let noted = noted
+                .unreferenced_since
+                .get(hash)
+                .filter(|_| !freed.contains(hash));
+            let since = noted.copied().unwrap_or(now);
             if is_due(since, grace, now) {
                 survey.collected.freed_bytes += pack.size;
                 survey.due.push(pack);
@@ -128,6 +159,7 @@ impl Repository {
         let (manifests, damaged) = self.backups()?;
         match damaged.into_iter().next() {
             None => Ok(manifests),
+            Some((_, error)) if error.kind() == Kind::Unprocessable => Err(error),
             Some((id, error)) => Err(Error::backup_corrupt(format!(
                 "{}; as long as it stands, nobody knows what it needs: delete {id}, or bring its manifest back",
                 error.message()
@@ -169,6 +201,14 @@ impl Repository {
         }
         Ok(())
     }
+}
+
+/// The hash that a pack is named by.
+fn hash_of(pack: &Listed) -> Option<&str> {
+    let hash = pack.name().strip_suffix(".arrow")?;
+    let digits = hash.len() == 64 && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let place = format!("{PACKS}/{}/{}", hash.get(..2)?, pack.name());
+    (digits && place == pack.path).then_some(hash)
 }
 
 fn is_due(since: DateTime<Utc>, grace: Duration, now: DateTime<Utc>) -> bool {

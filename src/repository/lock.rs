@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use chrono::Utc;
+use parking_lot::Mutex;
 use serde_json::json;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -53,14 +54,38 @@ pub struct LockSettings {
     pub wait: Duration,
 }
 
+/// Locks that are no longer held but may still lie there: the repository could not be reached when they
+/// ended.
+#[derive(Clone, Default)]
+pub(super) struct LeftLocks(Arc<Mutex<Vec<String>>>);
+
+impl LeftLocks {
+    fn add(&self, path: &str) {
+        self.0.lock().push(path.to_owned());
+    }
+
+    /// Removes them.
+    pub(super) fn give_back(&self, backend: &Backend) -> Result<()> {
+        let left = std::mem::take(&mut *self.0.lock());
+        for (index, path) in left.iter().enumerate() {
+            if let Err(error) = backend.delete(path) {
+                self.0.lock().extend(left.into_iter().skip(index));
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+}
+
 /// A lock that is held until it is dropped. Dropped on blocking threads only.
 pub struct RepositoryLock {
     backend: Backend,
     path: String,
-    taken: Instant,
-    stale: Duration,
     lost: Arc<AtomicBool>,
     renewal: JoinHandle<()>,
+    /// Held by the renewal while it works: it must not put the lock again after it was given back.
+    renewing: Arc<tokio::sync::Mutex<()>>,
+    left: LeftLocks,
 }
 
 impl RepositoryLock {
@@ -70,6 +95,7 @@ impl RepositoryLock {
     /// `Conflict` when others hold it for longer than is waited, `Canceled`, `StorageFault`.
     pub(super) fn take(
         backend: &Backend,
+        left: &LeftLocks,
         holder: Uuid,
         mode: LockMode,
         settings: LockSettings,
@@ -78,19 +104,21 @@ impl RepositoryLock {
         let started = Instant::now();
         let mut pause = FIRST_PAUSE;
         let path = format!("{LOCKS}/{}-{holder}-{}", mode.name(), Uuid::new_v4());
+        // Where the outcome is not known, the lock may lie there.
+        let or_left = |error: Error| {
+            left.add(&path);
+            error
+        };
         loop {
             progress.check()?;
             let taken = Instant::now();
-            backend.put(&path, content())?;
-            let other = match obstacle(backend, &path, mode, settings.stale) {
-                Ok(None) => return Ok(Self::held(backend, path, taken, settings.stale)),
-                Ok(Some(other)) => other,
-                Err(error) => {
-                    let _ = backend.delete(&path);
-                    return Err(error);
-                }
+            backend.put(&path, content()).map_err(or_left)?;
+            let found = obstacle(backend, &path, mode, settings.stale).map_err(or_left)?;
+            let Some(other) = found else {
+                let left = left.clone();
+                return Ok(Self::held(backend, left, path, taken, settings.stale));
             };
-            backend.delete(&path)?;
+            backend.delete(&path).map_err(or_left)?;
             if started.elapsed() + pause > settings.wait {
                 return Err(Error::new(
                     Kind::Conflict,
@@ -109,39 +137,30 @@ impl RepositoryLock {
         }
     }
 
-    fn held(backend: &Backend, path: String, taken: Instant, stale: Duration) -> Self {
+    fn held(
+        backend: &Backend,
+        left: LeftLocks,
+        path: String,
+        taken: Instant,
+        stale: Duration,
+    ) -> Self {
         let lost = Arc::new(AtomicBool::new(false));
-        let (renewed, flag, name) = (backend.clone(), Arc::clone(&lost), path.clone());
-        let renewal = backend.runtime().spawn(async move {
-            let mut last = taken;
-            loop {
-                tokio::time::sleep(stale / RENEWALS).await;
-                let began = Instant::now();
-                // Put again where it was taken away, it would prove nothing.
-                let there = renewed.size_async(&name).await.map(|size| size.is_some());
-                if matches!(there, Ok(false)) {
-                    flag.store(true, Ordering::Release);
-                    return;
-                }
-                match renewed.put_async(&name, content()).await {
-                    Ok(()) if last.elapsed() < stale => last = began,
-                    Ok(()) => flag.store(true, Ordering::Release),
-                    Err(error) => {
-                        tracing::warn!(lock = name, ?error, "a repository lock was not renewed");
-                        if last.elapsed() >= stale {
-                            flag.store(true, Ordering::Release);
-                        }
-                    }
-                }
-            }
-        });
+        let renewing = Arc::default();
+        let renewal = backend.runtime().spawn(renew(
+            backend.clone(),
+            path.clone(),
+            taken,
+            stale,
+            Arc::clone(&lost),
+            Arc::clone(&renewing),
+        ));
         Self {
             backend: backend.clone(),
             path,
-            taken,
-            stale,
             lost,
             renewal,
+            renewing,
+            left,
         }
     }
 
@@ -150,9 +169,8 @@ impl RepositoryLock {
     /// # Errors
     /// `Conflict` when it was lost, `StorageFault` when that cannot be known.
     pub(super) fn confirm(&self) -> Result<()> {
-        let overdue = self.taken.elapsed() >= self.stale;
         if self.lost.load(Ordering::Acquire)
-            || (overdue && self.renewal.is_finished())
+            || self.renewal.is_finished()
             || self.backend.size(&self.path)?.is_none()
         {
             return Err(Error::new(
@@ -166,15 +184,50 @@ impl RepositoryLock {
 
 impl Drop for RepositoryLock {
     fn drop(&mut self) {
+        // While the runtime ends, nothing can be asked any more; the next start gives it back.
+        if std::thread::panicking() {
+            return;
+        }
+        let _renewing = self.backend.runtime().block_on(self.renewing.lock());
         self.renewal.abort();
         if let Err(error) = self.backend.delete(&self.path) {
-            tracing::warn!(
-                lock = self.path,
-                ?error,
-                "a repository lock stays until it is too old"
-            );
+            tracing::warn!(lock = self.path, ?error, "a repository lock stays for now");
+            self.left.add(&self.path);
         }
     }
+}
+
+/// Renews a lock again and again; ends when it is lost.
+async fn renew(
+    backend: Backend,
+    path: String,
+    mut renewed: Instant,
+    stale: Duration,
+    lost: Arc<AtomicBool>,
+    renewing: Arc<tokio::sync::Mutex<()>>,
+) {
+    loop {
+        tokio::time::sleep(stale / RENEWALS).await;
+        let _renewing = renewing.lock().await;
+        let began = Instant::now();
+        // Put again where it was taken away, it would prove nothing.
+        let put = async {
+            match backend.size_async(&path).await? {
+                None => Ok(false),
+                Some(_) => backend.put_async(&path, content()).await.map(|()| true),
+            }
+        };
+        let put = tokio::time::timeout(stale / RENEWALS, put).await;
+        match put {
+            Ok(Ok(true)) if renewed.elapsed() < stale => renewed = began,
+            Err(_) | Ok(Err(_)) if renewed.elapsed() < stale => {
+                tracing::warn!(lock = path, ?put, "a repository lock was not renewed");
+            }
+            // Others may have taken it for left behind.
+            _ => break,
+        }
+    }
+    lost.store(true, Ordering::Release);
 }
 
 /// For people who look into the repository: the name of the object alone decides.

@@ -181,8 +181,8 @@ def check_outage(service: Service, server: ObjectServer, records: int) -> None:
     service.job("/backups/prune", {"keep_last": 1})
     expect(service.verify(following["id"]) >= following["records"], "the newest is whole after pruning")
     equal(service.call("GET", f"/jobs/{job}")["state"], "failed", "the failed job stays failed")
-    print(f"killed at {progress['done']} of {progress['total']} records: failed {took:.1f} s later with {ended['problem']['type']}; "
-          f"data was served; then {len(after)} backups with {verified} records verified, a new one made, restored, pruned",
+    print(f"killed at {progress['done']} of {progress['total']} records: {ended['problem']['type']} {took:.1f} s later; data was "
+          f"served; then {len(after)} backups with {verified} records verified, a new one made, restored, pruned",
           flush=True)
 
 
@@ -241,7 +241,7 @@ def check_lost_answers(service: Service, proxy: Proxy) -> None:
             wrong.append(f"{part} {how}: {status} although it may be repeated ({job['detail']})")
         if made != ([job["result"]["id"]] if status == 201 else []):
             wrong.append(f"{part} {how}: status {status}, new in the list: {made}")
-    equal(wrong, [], "backups of which one answer was spoiled")
+    expect(not wrong, f"backups of which one answer was spoiled: {'; '.join(wrong)}")
     print(f"{len(cases)} backups of which one answer was lost, late or a 500: repeated, and listed once", flush=True)
 
 

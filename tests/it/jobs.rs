@@ -539,13 +539,15 @@ async fn what_is_stopped_in_the_middle_and_can_be_run_again_is_run_again_once() 
         let engine = open_engine(&data_dir, Durability::Always, 10);
         let request = json!({"backup": named, "level": "records"});
         let mut left = Vec::new();
-        for (state, resumed) in [
-            (JobState::Running, false),
-            (JobState::Queued, false),
-            (JobState::Running, true),
+        for (state, resumed, cancel_requested) in [
+            (JobState::Running, false, false),
+            (JobState::Queued, false, false),
+            (JobState::Running, true, false),
+            (JobState::Running, false, true),
         ] {
             let mut record = JobRecord::new(JobKind::Verification, request.clone(), Utc::now());
             (record.state, record.resumed) = (state, resumed);
+            record.cancel_requested = cancel_requested;
             engine
                 .put_job(&record.id, serde_json::to_vec(&record).unwrap())
                 .unwrap();
@@ -568,8 +570,10 @@ async fn what_is_stopped_in_the_middle_and_can_be_run_again_is_run_again_once() 
             "{job}"
         );
     }
-    let job = service.get(&format!("/jobs/{}", left[2])).await.ok(200);
-    assert_eq!(job["state"], "interrupted", "twice would be for ever");
+    for (id, state) in [(&left[2], "interrupted"), (&left[3], "canceled")] {
+        let job = service.get(&format!("/jobs/{id}")).await.ok(200);
+        assert_eq!(job["state"], state, "{job}");
+    }
     let verified = service.get(&format!("/backups/{backup}")).await.ok(200);
     assert_eq!(verified["verification"]["ok"], true);
 }

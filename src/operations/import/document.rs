@@ -1,12 +1,16 @@
 //! The document as one JSON object: parsed as it is read, record by record.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::{GivenCollection, Import, ImportedRecords, Source, Stop};
+use super::{
+    GivenCollection, GivenRecord, Import, ImportedRecords, Source, Stop, TOO_LONG, unreadable,
+};
 use crate::error::{Error, Result};
+use crate::model::object::Object;
 
 /// Reads the whole document.
 pub(super) fn read(import: &mut Import<'_>, source: Source) -> Result<()> {
@@ -17,10 +21,11 @@ pub(super) fn read(import: &mut Import<'_>, source: Source) -> Result<()> {
         .and_then(|()| deserializer.end());
     match read {
         Ok(()) => Ok(()),
-        Err(error) => Err(import
-            .failure
-            .take()
-            .unwrap_or_else(|| import.refused(error.to_string()))),
+        Err(error) => Err(match import.failure.take() {
+            Some(failure) => failure,
+            None if error.io_error_kind().is_some_and(|kind| kind != TOO_LONG) => unreadable(error),
+            None => import.refused(error.to_string()),
+        }),
     }
 }
 
@@ -29,6 +34,14 @@ fn stop<E: de::Error>(import: &mut Import<'_>, error: Error) -> E {
     let stopped = E::custom("refused");
     import.failure = Some(error);
     stopped
+}
+
+/// Refuses a member that stands twice.
+fn once<E: de::Error>(seen: &mut BTreeSet<String>, member: &str) -> Result<(), E> {
+    if seen.insert(member.to_owned()) {
+        return Ok(());
+    }
+    Err(E::custom(format_args!("member {member:?} stands twice")))
 }
 
 /// The value of a member; what is wrong with it is said with its name.
@@ -60,7 +73,9 @@ impl<'de> Visitor<'de> for Document<'_, '_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let Self(import) = self;
         let (mut format, mut version, mut collections) = (None::<String>, None::<u32>, false);
+        let mut seen = BTreeSet::new();
         while let Some(member) = map.next_key::<String>()? {
+            once(&mut seen, &member)?;
             match member.as_str() {
                 "format" => format = Some(value(&member, &mut map)?),
                 "version" => version = Some(value(&member, &mut map)?),
@@ -68,14 +83,12 @@ impl<'de> Visitor<'de> for Document<'_, '_> {
                     let backup: super::lines::GivenBackup = value(&member, &mut map)?;
                     import.labels = backup.labels.unwrap_or_default();
                 }
-                "collections" if !collections => {
+                "collections" => {
                     collections = true;
                     map.next_value_seed(Collections(import))?;
                 }
                 _ => {
-                    return Err(de::Error::custom(format_args!(
-                        "unknown or repeated member {member:?}"
-                    )));
+                    return Err(de::Error::custom(format_args!("unknown member {member:?}")));
                 }
             }
         }
@@ -133,9 +146,10 @@ impl<'de> Visitor<'de> for Collection<'_, '_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let Self(import) = self;
         let mut given = GivenCollection::default();
-        let mut records = None;
+        let (mut records, mut seen) = (None, BTreeSet::new());
         while let Some(member) = map.next_key::<String>()? {
             import.offset.advance();
+            once(&mut seen, &member)?;
             match member.as_str() {
                 "tenant" => given.tenant = value(&member, &mut map)?,
                 "database" => given.database = value(&member, &mut map)?,
@@ -145,13 +159,11 @@ impl<'de> Visitor<'de> for Collection<'_, '_> {
                 "schema" => given.schema = value(&member, &mut map)?,
                 "dimension" => given.dimension = value(&member, &mut map)?,
                 "digest" => given.digest = value(&member, &mut map)?,
-                "records" if records.is_none() => {
+                "records" => {
                     records = Some(map.next_value_seed(Records(import, given.dimension))?);
                 }
                 _ => {
-                    return Err(de::Error::custom(format_args!(
-                        "unknown or repeated member {member:?}"
-                    )));
+                    return Err(de::Error::custom(format_args!("unknown member {member:?}")));
                 }
             }
         }
@@ -184,7 +196,10 @@ impl<'de> Visitor<'de> for Records<'_, '_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<ImportedRecords, A::Error> {
         let Self(import, dimension) = self;
-        let taken = import.records(dimension, || seq.next_element());
+        let taken = import.records(dimension, || {
+            let given = seq.next_element::<Object<GivenRecord>>()?;
+            Ok(given.map(|Object(given)| given))
+        });
         match taken {
             Ok(imported) => {
                 // What follows the last record is read to its end.

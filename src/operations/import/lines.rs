@@ -9,11 +9,12 @@ use std::io::{BufRead, BufReader, Read as _};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
-use super::{GivenCollection, GivenRecord, Import, Source, Stop};
+use super::{GivenCollection, GivenRecord, Import, Source, Stop, TOO_LONG, unreadable};
 use crate::error::{Error, Result};
 use crate::model::configuration::ConfigurationRequest;
 use crate::model::digest::Digest;
 use crate::model::metadata::Metadata;
+use crate::model::object::Object;
 use crate::model::schema::Schema;
 
 /// What is taken over of the backup that was exported.
@@ -88,7 +89,10 @@ impl Lines {
             let count = (&mut self.source)
                 .take(self.offset.step)
                 .read_until(b'\n', &mut self.line)
-                .map_err(|error| self.refused(&error.to_string()))?;
+                .map_err(|error| match error.kind() {
+                    TOO_LONG => self.refused(&error.to_string()),
+                    _ => unreadable(error),
+                })?;
             if count == 0 {
                 return Ok(None);
             }
@@ -109,8 +113,9 @@ impl Lines {
 
     fn parse<T: DeserializeOwned>(&self) -> Result<T> {
         let mut deserializer = serde_json::Deserializer::from_slice(&self.line);
-        serde_path_to_error::deserialize(&mut deserializer)
-            .map_err(|error| self.refused(&error.to_string()))
+        let parsed = serde_path_to_error::deserialize(&mut deserializer);
+        let Object(value) = parsed.map_err(|error| self.refused(&error.to_string()))?;
+        Ok(value)
     }
 
     fn refused(&self, text: &str) -> Error {

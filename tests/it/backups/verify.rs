@@ -270,3 +270,30 @@ async fn each_of_200_flipped_bytes_and_each_removed_object_is_named() {
     let path = format!("/backups/{id}/verify");
     service.post(&path, json!({})).await.problem(404);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_looks_well_from_afar_does_not_replace_what_was_seen_from_near() {
+    let service = Service::start().await;
+    let id = backed_up(&service).await;
+    let shown = async || {
+        let backup = service.get(&format!("/backups/{id}")).await.ok(200);
+        let verification = &backup["verification"];
+        (verification["level"].clone(), verification["ok"].clone())
+    };
+    verify(&service, &id, "manifest", 200).await;
+    assert_eq!(shown().await, (json!("manifest"), json!(true)));
+    verify(&service, &id, "records", 200).await;
+    verify(&service, &id, "manifest", 200).await;
+    assert_eq!(shown().await, (json!("records"), json!(true)));
+    let pack = packs(&service).remove(0);
+    let whole = fs::read(&pack).unwrap();
+    let mut damaged = whole.clone();
+    damaged[9] ^= 1;
+    fs::write(&pack, damaged).unwrap();
+    verify(&service, &id, "records", 422).await;
+    verify(&service, &id, "manifest", 200).await;
+    assert_eq!(shown().await, (json!("records"), json!(false)));
+    fs::write(&pack, whole).unwrap();
+    verify(&service, &id, "records", 200).await;
+    assert_eq!(shown().await, (json!("records"), json!(true)));
+}

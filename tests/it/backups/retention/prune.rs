@@ -262,3 +262,27 @@ async fn a_damaged_manifest_stops_pruning_until_it_is_deleted() {
     assert_eq!(split(&result), (these(&made, &[2]), these(&made, &[0])));
     verify(&service, &made[2]).await.ok(200);
 }
+
+/// An operator's copy must not make its packs garbage.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_that_was_moved_by_hand_stops_pruning() {
+    let service = without_grace().await;
+    let made = full_backups(&service, 2).await;
+    let manifest = manifest_of(&service, &made[0]);
+    let elsewhere = manifest.with_file_name("backup-to-keep.json");
+    fs::rename(&manifest, &elsewhere).unwrap();
+    let before = packs(&service);
+    let rules = json!({"keep_last": 1});
+    let problem = service.post("/backups/prune", rules.clone()).await.ok(202);
+    let job = service.finished(&text(&problem["id"])).await;
+    assert_eq!(job["state"], "failed", "{job}");
+    assert!(
+        job["problem"]["detail"]
+            .to_string()
+            .contains("backup-to-keep"),
+        "{job}"
+    );
+    assert_eq!(packs(&service), before);
+    fs::rename(&elsewhere, &manifest).unwrap();
+    pruned(&service, rules).await;
+}
