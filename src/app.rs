@@ -324,6 +324,7 @@ impl App {
         BackupSettings {
             compression_level: repository.compression_level,
             pack_bytes: repository.pack_bytes,
+            pack_threads: repository.pack_threads,
             max_layers: repository.max_layers,
             max_label_bytes: repository.max_label_bytes,
             catch_up: self.catch_up(),

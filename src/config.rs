@@ -104,6 +104,7 @@ pub struct RepositoryConfig {
     pub url: String,
     pub compression_level: i32,
     pub pack_bytes: u64,
+    pub pack_threads: usize,
     pub max_layers: usize,
     pub max_last_round: usize,
     pub max_rounds: usize,
@@ -238,6 +239,7 @@ impl Config {
             ("jobs.max_queued", self.jobs.max_queued),
             ("jobs.kept", self.jobs.kept),
             ("jobs.max_event_streams", self.jobs.max_event_streams),
+            ("repository.pack_threads", self.repository.pack_threads),
             ("repository.max_layers", self.repository.max_layers),
             ("repository.max_uploads", self.repository.max_uploads),
             ("repository.max_requests", self.repository.max_requests),
@@ -283,10 +285,17 @@ impl Config {
                 "repository.pack_bytes must be 65536 to 268435456",
             ));
         }
-        let layers = u64::try_from(self.repository.max_layers).unwrap_or(u64::MAX);
-        if layers.saturating_mul(self.repository.pack_bytes) > self.jobs.memory_bytes {
+        // Rows and what they become, on each thread and where they are gathered.
+        let written = self
+            .repository
+            .pack_threads
+            .saturating_mul(4)
+            .saturating_add(2);
+        let packs = u64::try_from(written.max(self.repository.max_layers)).unwrap_or(u64::MAX);
+        if packs.saturating_mul(self.repository.pack_bytes) > self.jobs.memory_bytes {
             return Err(Error::invalid(
-                "repository.max_layers times repository.pack_bytes must not be above jobs.memory_bytes",
+                "repository.pack_bytes times repository.max_layers, or times 4 for each of repository.pack_threads, \
+                 must not be above jobs.memory_bytes",
             ));
         }
         if self.repository.lock_stale_ms < 1_000 {

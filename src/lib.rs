@@ -29,6 +29,7 @@
 
 pub mod api;
 pub mod app;
+pub mod background;
 pub mod config;
 pub mod demo;
 pub mod disk;

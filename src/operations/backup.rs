@@ -26,6 +26,9 @@ use crate::repository::format::{
 use crate::repository::pack::{PackRow, PackTombstone};
 use crate::repository::{LockMode, Repository, backup_id};
 
+/// Records that are read before requests that wait for the processor get it.
+const YIELD_EVERY: usize = 32;
+
 /// How much to write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BackupKind {
@@ -58,6 +61,8 @@ pub struct BackupSettings {
     pub compression_level: i32,
     /// Bytes of records that a pack aims at.
     pub pack_bytes: u64,
+    /// Threads that compress and store packs.
+    pub pack_threads: usize,
     /// Layers of a collection's state beyond which it is written whole: where they overlap, a restore holds
     /// one pack of each.
     pub max_layers: usize,
@@ -81,6 +86,7 @@ impl BackupSettings {
         PackSettings {
             compression_level: self.compression_level,
             pack_bytes: self.pack_bytes,
+            threads: self.pack_threads,
         }
     }
 }
@@ -185,7 +191,7 @@ pub fn execute(
     progress.stage("lock");
     let lock = repository.lock(LockMode::Shared, progress)?;
     progress.phase("copy", total);
-    let mut packer = Packer::new(repository, settings.packs(), progress);
+    let mut packer = Packer::new(repository, settings.packs(), progress)?;
     let mut layers: BTreeMap<Uuid, Vec<LayerReference>> = BTreeMap::new();
     let mut parents = match plan.request.kind {
         BackupKind::Full => BTreeMap::new(),
@@ -352,7 +358,12 @@ fn is_worth_extending(collection: &ManifestCollection, max_layers: usize) -> boo
 fn write_layer(packer: &mut Packer<'_>, layer: &Layer) -> Result<LayerReference> {
     let mut writer = layer_writer(packer, &layer.info);
     writer.tombstones(&pack_tombstones(&layer.tombstones))?;
+    let mut read = 0_usize;
     layer.for_each(|ordinal, stored| {
+        read += 1;
+        if read.is_multiple_of(YIELD_EVERY) {
+            std::thread::yield_now();
+        }
         writer.row(PackRow {
             ordinal,
             sequence: stored.sequence,

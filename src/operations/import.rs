@@ -87,7 +87,7 @@ pub fn execute(
     let lock = repository.lock(LockMode::Shared, progress)?;
     progress.phase("import", 0);
     let mut import = Import {
-        packer: Packer::new(repository, settings.packs, progress),
+        packer: Packer::new(repository, settings.packs, progress)?,
         settings,
         progress,
         offset,
