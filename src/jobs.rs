@@ -189,8 +189,9 @@ impl Jobs {
     /// that key is returned and nothing is queued.
     ///
     /// # Errors
-    /// `Unavailable` when the service stops, `Overloaded` when too many wait, `Conflict` when another job works on what this one claims,
-    /// `Unprocessable` when the key belongs to another request, `Unavailable` when the store takes no writes.
+    /// `Overloaded` when too many wait, `Conflict` when another job works on what this one claims,
+    /// `Unprocessable` when the key belongs to another request, `Unavailable` when the service stops or the
+    /// store takes no writes.
     pub fn submit(&self, submission: Submission) -> Result<JobRecord> {
         let inner = &self.inner;
         let Submission {

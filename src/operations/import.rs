@@ -6,13 +6,10 @@
 mod document;
 mod duplicates;
 mod lines;
+mod source;
 
-use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
@@ -34,6 +31,7 @@ use crate::repository::format::{
 use crate::repository::pack::PackRow;
 use crate::repository::{LockMode, Repository, backup_id};
 use duplicates::Duplicates;
+use source::{Offset, Source};
 
 /// Name and version of the format that is read.
 const FORMAT: &str = "vectorkeep-export";
@@ -125,86 +123,6 @@ pub fn execute(
         collections: import.collections,
     };
     repository.commit(manifest, &lock)
-}
-
-/// How the source says that a piece is too long; everything else is a fault of the disk.
-const TOO_LONG: io::ErrorKind = io::ErrorKind::InvalidData;
-
-fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::storage("the received document cannot be read").because(error)
-}
-
-/// The document's bytes, counted, and bounded between one record and the next.
-struct Source {
-    file: BufReader<File>,
-    offset: Offset,
-}
-
-/// How far the document was read, and how far it may be before the next record begins.
-#[derive(Clone)]
-struct Offset {
-    read: Rc<Cell<u64>>,
-    end: Rc<Cell<u64>>,
-    step: u64,
-}
-
-impl Offset {
-    /// From here on another `max_record_bytes` may be read.
-    fn advance(&self) {
-        self.end.set(self.read.get().saturating_add(self.step));
-    }
-}
-
-impl Source {
-    fn open(path: &Path, max_record_bytes: u64) -> Result<(Self, Offset)> {
-        let file = File::open(path)
-            .map_err(|error| Error::storage("the received document is gone").because(error))?;
-        let offset = Offset {
-            read: Rc::default(),
-            end: Rc::new(Cell::new(max_record_bytes)),
-            step: max_record_bytes,
-        };
-        let source = Self {
-            file: BufReader::with_capacity(1 << 16, file),
-            offset: offset.clone(),
-        };
-        Ok((source, offset))
-    }
-
-    /// Lines begin with an object whose first member is `type`.
-    fn guess_format(&mut self) -> Result<DocumentFormat> {
-        let beginning = self.file.fill_buf().map_err(unreadable)?;
-        let mut told = beginning.iter().filter(|byte| !byte.is_ascii_whitespace());
-        let lines = b"{\"type\":"
-            .iter()
-            .all(|expected| told.next() == Some(expected));
-        Ok(if lines {
-            DocumentFormat::JsonLines
-        } else {
-            DocumentFormat::Json
-        })
-    }
-}
-
-impl Read for Source {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let allowed = self.offset.end.get() - self.offset.read.get().min(self.offset.end.get());
-        if allowed == 0 {
-            return Err(io::Error::new(
-                TOO_LONG,
-                format!(
-                    "more than {} bytes in one piece (repository.max_import_record_bytes)",
-                    self.offset.step
-                ),
-            ));
-        }
-        let most = usize::try_from(allowed)
-            .unwrap_or(usize::MAX)
-            .min(buffer.len());
-        let count = self.file.read(buffer.get_mut(..most).unwrap_or_default())?;
-        self.offset.read.set(self.offset.read.get() + count as u64);
-        Ok(count)
-    }
 }
 
 /// A record as it stands in the document.

@@ -445,3 +445,26 @@ async fn backups_made_at_the_same_time_get_ids_of_their_own() {
     let listed = service.get("/backups").await.ok(200);
     assert_eq!(listed["backups"].as_array().unwrap().len(), 8);
 }
+
+/// For tests: it ends with the process.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_in_memory_does_all_but_last() {
+    let mut service = Service::with(|config| config.repository.url = "memory://".to_owned()).await;
+    let words = service.create("words").await;
+    words.add(&numbered("w", 20)).await;
+    let first = service.backup(json!({})).await;
+    words.upsert(&numbered("w", 3)).await;
+    let second = service.backup(json!({})).await;
+    assert_eq!(second["kind"], "incremental");
+    let path = format!("/backups/{}", text(&first["id"]));
+    service.send("DELETE", &path, None).await.expect(200);
+    let path = format!("/backups/{}/verify?wait=true", text(&second["id"]));
+    service.post(&path, json!({})).await.expect(200);
+    let found = exported(&service, &text(&second["id"]), "").await;
+    assert_eq!(found["words"], words.records().await);
+    service.restart().await;
+    let listed = service.get("/backups").await.ok(200);
+    assert_eq!(listed["backups"], json!([]));
+    // What the store's marker names is not there: the next one is full.
+    assert_eq!(service.backup(json!({})).await["kind"], "full");
+}

@@ -6,9 +6,8 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::{
-    GivenCollection, GivenRecord, Import, ImportedRecords, Source, Stop, TOO_LONG, unreadable,
-};
+use super::source::{Source, TOO_LONG, unreadable};
+use super::{GivenCollection, GivenRecord, Import, ImportedRecords, Stop};
 use crate::error::{Error, Result};
 use crate::model::object::Object;
 

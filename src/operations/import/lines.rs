@@ -9,7 +9,8 @@ use std::io::{BufRead, BufReader, Read as _};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
-use super::{GivenCollection, GivenRecord, Import, Source, Stop, TOO_LONG, unreadable};
+use super::source::{Source, TOO_LONG, unreadable};
+use super::{GivenCollection, GivenRecord, Import, Stop};
 use crate::error::{Error, Result};
 use crate::model::configuration::ConfigurationRequest;
 use crate::model::digest::Digest;
