@@ -77,11 +77,11 @@ impl Follower {
         if self.ended {
             return None;
         }
-        if self.last.is_some() {
-            // Returns at the end of the job or of the interval, whichever comes first.
-            let _ = self.app.jobs().wait(&self.id, self.interval).await;
-        }
         loop {
+            if self.last.is_some() {
+                // Returns at the end of the job or of the interval, whichever comes first.
+                let _ = self.app.jobs().wait(&self.id, self.interval).await;
+            }
             // Forgotten since: there is nothing more to say.
             let record = self.app.jobs().get(&self.id).ok()?;
             let is_final = record.state.is_final();
@@ -98,7 +98,6 @@ impl Follower {
                 self.last = Some(job);
                 return event;
             }
-            let _ = self.app.jobs().wait(&self.id, self.interval).await;
         }
     }
 }

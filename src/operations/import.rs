@@ -139,8 +139,11 @@ struct GivenRecord {
 }
 
 /// What a collection is, apart from its records. Configuration and schema as exports have them.
-#[derive(Default)]
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct GivenCollection {
+    #[serde(default, rename = "type")]
+    _type: Option<serde::de::IgnoredAny>,
     tenant: Option<String>,
     database: Option<String>,
     name: Option<String>,
@@ -148,6 +151,8 @@ struct GivenCollection {
     configuration: Option<ConfigurationRequest>,
     schema: Option<Schema>,
     dimension: Option<u32>,
+    /// Stands after the records.
+    #[serde(skip)]
     digest: Option<Digest>,
 }
 

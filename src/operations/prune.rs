@@ -149,20 +149,22 @@ fn select(
     let manifests = repository.all_readable()?;
     let mut groups: BTreeMap<Group, Vec<Candidate>> = BTreeMap::new();
     for manifest in &manifests {
-        let sound = repository.is_verified_sound(manifest)?;
-        groups
-            .entry(group_of(manifest))
-            .or_default()
-            .push(Candidate {
-                id: manifest.id.clone(),
-                created_at: manifest.created_at,
-                pinned: manifest.pinned,
-                sound,
-            });
+        let candidates = groups.entry(group_of(manifest)).or_default();
+        // Newest first: of a group only the first sound one is asked for.
+        let known = candidates
+            .iter()
+            .any(|earlier| earlier.sound && !earlier.future);
+        candidates.push(Candidate {
+            id: manifest.id.clone(),
+            created_at: manifest.created_at,
+            pinned: manifest.pinned,
+            future: is_future(manifest.created_at, now),
+            sound: !known && repository.is_verified_sound(manifest)?,
+        });
     }
     let mut reasons: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for candidates in groups.values() {
-        reasons.extend(keep(candidates, rules, now));
+        reasons.extend(keep(candidates, rules));
     }
     let (mut kept, mut deleted) = (Vec::new(), Vec::new());
     for manifest in manifests {
@@ -175,6 +177,10 @@ fn select(
         }
     }
     Ok((kept, deleted))
+}
+
+fn is_future(created_at: DateTime<Utc>, now: DateTime<Utc>) -> bool {
+    created_at > now + CLOCK_TOLERANCE
 }
 
 /// Backups of the same are compared: the store they were made of, and the names of the chosen collections.
@@ -196,19 +202,16 @@ struct Candidate {
     id: String,
     created_at: DateTime<Utc>,
     pinned: bool,
-    /// Its newest verification found it sound.
+    /// Made later than now: by a clock that was wrong, or judged by one.
+    future: bool,
+    /// Its newest verification found it sound; not asked where a newer one is.
     sound: bool,
 }
 
 /// The kept ones of a group, newest first, with the reasons.
-fn keep(
-    candidates: &[Candidate],
-    rules: Rules,
-    now: DateTime<Utc>,
-) -> BTreeMap<String, Vec<String>> {
-    let (future, candidates): (Vec<&Candidate>, Vec<&Candidate>) = candidates
-        .iter()
-        .partition(|candidate| candidate.created_at > now + CLOCK_TOLERANCE);
+fn keep(candidates: &[Candidate], rules: Rules) -> BTreeMap<String, Vec<String>> {
+    let (future, candidates): (Vec<&Candidate>, Vec<&Candidate>) =
+        candidates.iter().partition(|candidate| candidate.future);
     let mut reasons: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut note = |candidate: &Candidate, reason: String| {
         reasons
@@ -216,7 +219,7 @@ fn keep(
             .or_default()
             .push(reason);
     };
-    // Made by a clock that was wrong, or judged by one: it must not count in the place of others.
+    // They must not count in the place of others.
     for candidate in future {
         note(candidate, "made_in_the_future".to_owned());
     }
@@ -262,13 +265,14 @@ mod tests {
             id: (*time).to_owned(),
             created_at: format!("{time}:00Z").parse().unwrap(),
             pinned: false,
+            future: is_future(format!("{time}:00Z").parse().unwrap(), now()),
             sound: false,
         };
         times.iter().map(candidate).collect()
     }
 
     fn kept(candidates: &[Candidate], rules: Rules) -> Vec<String> {
-        let mut kept: Vec<String> = keep(candidates, rules, now()).into_keys().collect();
+        let mut kept: Vec<String> = keep(candidates, rules).into_keys().collect();
         kept.reverse();
         kept
     }
@@ -353,7 +357,7 @@ mod tests {
             last: 1,
             ..Rules::default()
         };
-        let reasons = keep(&all, rules, now());
+        let reasons = keep(&all, rules);
         assert_eq!(reasons.len(), 3);
         assert_eq!(reasons["2026-03-04T00:00"], ["keep_last"]);
         assert_eq!(reasons["2026-03-03T00:00"], ["newest_verified"]);
@@ -367,7 +371,7 @@ mod tests {
             last: 1,
             ..Rules::default()
         };
-        let reasons = keep(&all, rules, now());
+        let reasons = keep(&all, rules);
         assert_eq!(reasons["2099-01-01T00:00"], ["made_in_the_future"]);
         assert_eq!(reasons["2026-03-02T00:00"], ["keep_last"]);
         assert_eq!(reasons.len(), 2);

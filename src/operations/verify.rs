@@ -76,15 +76,14 @@ pub fn execute(
 ) -> Result<VerificationOutcome> {
     let outcome = check(repository, id, level, progress)?;
     // Deleted meanwhile, it may have lost its packs on the way: that is no damage.
-    if let Err(error) = repository.backup(id)
-        && error.kind() == Kind::NotFound
-    {
-        return Err(error);
-    }
+    let manifest = match repository.backup(id) {
+        Err(error) if error.kind() == Kind::NotFound => return Err(error),
+        found => found.ok(),
+    };
     // That packs are there in their sizes does not make marks of deeper looks wrong.
     let looked_at = match level {
         VerificationLevel::Manifest => None,
-        VerificationLevel::Checksums | VerificationLevel::Records => repository.backup(id).ok(),
+        VerificationLevel::Checksums | VerificationLevel::Records => manifest,
     };
     repository.mark_damaged(looked_at.iter().flat_map(Manifest::packs), &outcome.damaged)?;
     // That it looked well from afar does not replace what was seen from near.

@@ -13,7 +13,7 @@ impl Repository {
     /// `NotFound`, `BackupCorrupt` when its manifest is damaged, `StorageFault`.
     pub fn annotate(&self, id: &str, change: Annotations) -> Result<Manifest> {
         let _one_at_a_time = self.annotating.lock();
-        let manifest = self.backup(id)?;
+        let manifest = self.manifest(id)?;
         let mut annotations = self.annotations(id)?;
         annotations.pinned = change.pinned.or(annotations.pinned);
         annotations.labels = change.labels.or(annotations.labels);

@@ -196,38 +196,24 @@ impl Backend {
             retry_timeout: options.retry_timeout,
         };
         let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-        let built: Result<Arc<dyn ObjectStore>, object_store::Error> = match scheme {
-            "s3" => {
-                let mut builder = AmazonS3Builder::new()
+        // The three builders have no trait in common. The bucket comes last: the environment may name one as
+        // well, for something else.
+        macro_rules! build {
+            ($builder:ty, $with_bucket:ident) => {{
+                let mut builder = <$builder>::new()
                     .with_client_options(client)
                     .with_retry(retry);
                 for (name, value) in settings.known(|name| name.parse().ok())? {
                     builder = builder.with_config(name, value);
                 }
-                // Last: the environment may name a bucket as well, for something else.
-                let builder = builder.with_bucket_name(bucket);
-                builder.build().map(|store| Arc::new(store) as _)
-            }
-            "gs" => {
-                let mut builder = GoogleCloudStorageBuilder::new()
-                    .with_client_options(client)
-                    .with_retry(retry);
-                for (name, value) in settings.known(|name| name.parse().ok())? {
-                    builder = builder.with_config(name, value);
-                }
-                let builder = builder.with_bucket_name(bucket);
-                builder.build().map(|store| Arc::new(store) as _)
-            }
-            _ => {
-                let mut builder = MicrosoftAzureBuilder::new()
-                    .with_client_options(client)
-                    .with_retry(retry);
-                for (name, value) in settings.known(|name| name.parse().ok())? {
-                    builder = builder.with_config(name, value);
-                }
-                let builder = builder.with_container_name(bucket);
-                builder.build().map(|store| Arc::new(store) as _)
-            }
+                let built = builder.$with_bucket(bucket).build();
+                built.map(|store| Arc::new(store) as Arc<dyn ObjectStore>)
+            }};
+        }
+        let built = match scheme {
+            "s3" => build!(AmazonS3Builder, with_bucket_name),
+            "gs" => build!(GoogleCloudStorageBuilder, with_bucket_name),
+            _ => build!(MicrosoftAzureBuilder, with_container_name),
         };
         let location = format!("{scheme}://{}", rest.trim_end_matches('/'));
         let secrets = settings.secrets();

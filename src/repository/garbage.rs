@@ -27,7 +27,7 @@ pub struct Collected {
 }
 
 /// Since when a pack is known to be unreferenced, by its hash.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Noted {
     unreferenced_since: BTreeMap<String, DateTime<Utc>>,
 }
@@ -36,7 +36,7 @@ struct Noted {
 struct Survey {
     due: Vec<Listed>,
     waiting: Noted,
-    was_noted: bool,
+    noted: Option<Noted>,
     collected: Collected,
 }
 
@@ -54,8 +54,7 @@ impl Repository {
     pub fn has_garbage(&self, grace: Duration, now: DateTime<Utc>) -> Result<bool> {
         let manifests = self.all_readable()?;
         let survey = self.survey(&manifests, &BTreeSet::new(), grace, now)?;
-        let (noted, _) = self.noted()?;
-        Ok(!survey.due.is_empty() || survey.waiting.unreferenced_since != noted.unreferenced_since)
+        Ok(!survey.due.is_empty() || survey.waiting != survey.noted.unwrap_or_default())
     }
 
     /// Removes what has been unreferenced for the grace period, notes what newly is, and removes what
@@ -83,7 +82,7 @@ impl Repository {
         }
         lock.confirm()?;
         self.backend.remove_unfinished(self.locks.stale)?;
-        if survey.was_noted || !survey.waiting.unreferenced_since.is_empty() {
+        if survey.noted.is_some() || !survey.waiting.unreferenced_since.is_empty() {
             let bytes = serde_json::to_vec(&survey.waiting).map_err(|error| {
                 Error::internal("garbage.json cannot be encoded").because(error)
             })?;
@@ -122,11 +121,10 @@ impl Repository {
         now: DateTime<Utc>,
     ) -> Result<Survey> {
         let referenced = referenced(manifests);
-        let (noted, was_noted) = self.noted()?;
         let mut survey = Survey {
             due: Vec::new(),
             waiting: Noted::default(),
-            was_noted,
+            noted: self.noted()?,
             collected: Collected::default(),
         };
         for pack in self.backend.list(PACKS)? {
@@ -134,10 +132,8 @@ impl Repository {
             let Some(hash) = hash_of(&pack).filter(|hash| !referenced.contains(hash)) else {
                 continue;
             };
-            let noted = noted
-                .unreferenced_since
-                .get(hash)
-                .filter(|_| !freed.contains(hash));
+            let noted = survey.noted.as_ref().filter(|_| !freed.contains(hash));
+            let noted = noted.and_then(|noted| noted.unreferenced_since.get(hash));
             let since = noted.copied().unwrap_or(now);
             if is_due(since, grace, now) {
                 survey.collected.freed_bytes += pack.size;
@@ -168,16 +164,16 @@ impl Repository {
         }
     }
 
-    fn noted(&self) -> Result<(Noted, bool)> {
-        let Some(bytes) = self.backend.get(GARBAGE)? else {
-            return Ok((Noted::default(), false));
-        };
+    /// What was noted last; `None`: nothing yet.
+    fn noted(&self) -> Result<Option<Noted>> {
+        let bytes = self.backend.get(GARBAGE)?;
         // Without it the grace period begins anew.
-        let noted = serde_json::from_slice(&bytes).unwrap_or_else(|error| {
-            tracing::warn!(%error, "garbage.json cannot be read");
-            Noted::default()
-        });
-        Ok((noted, true))
+        Ok(bytes.map(|bytes| {
+            serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+                tracing::warn!(%error, "garbage.json cannot be read");
+                Noted::default()
+            })
+        }))
     }
 
     /// What a crash left after a manifest was removed, and marks on packs that are gone.

@@ -12,11 +12,8 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use super::source::{Source, TOO_LONG, unreadable};
 use super::{GivenCollection, GivenRecord, Import, Stop};
 use crate::error::{Error, Result};
-use crate::model::configuration::ConfigurationRequest;
 use crate::model::digest::Digest;
-use crate::model::metadata::Metadata;
 use crate::model::object::Object;
-use crate::model::schema::Schema;
 
 /// What is taken over of the backup that was exported.
 #[derive(Deserialize)]
@@ -38,20 +35,6 @@ struct ExportLine {
     format: Option<String>,
     version: Option<u32>,
     backup: Option<GivenBackup>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct CollectionLine {
-    #[serde(rename = "type")]
-    _type: IgnoredAny,
-    tenant: Option<String>,
-    database: Option<String>,
-    name: Option<String>,
-    metadata: Option<Metadata>,
-    configuration: Option<ConfigurationRequest>,
-    schema: Option<Schema>,
-    dimension: Option<u32>,
 }
 
 #[derive(Deserialize)]
@@ -170,17 +153,7 @@ pub(super) fn read(import: &mut Import<'_>, source: Source) -> Result<()> {
 }
 
 fn read_collection(import: &mut Import<'_>, lines: &mut Lines) -> Result<()> {
-    let line: CollectionLine = lines.parse()?;
-    let mut given = GivenCollection {
-        tenant: line.tenant,
-        database: line.database,
-        name: line.name,
-        metadata: line.metadata,
-        configuration: line.configuration,
-        schema: line.schema,
-        dimension: line.dimension,
-        digest: None,
-    };
+    let mut given: GivenCollection = lines.parse()?;
     let mut after = None;
     let taken = import.records(given.dimension, || match lines.next()? {
         Some(kind) if kind == "record" => lines.parse::<GivenRecord>().map(Some),
