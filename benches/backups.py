@@ -3,7 +3,8 @@
 
 Starts the service with a new directory under TMPDIR and a repository beside it, loads records over HTTP, and prints
 Markdown tables: what a backup does to those who write meanwhile, what it takes beside a plain copy of the same bytes,
-what one of 1 % of changes takes, how long verify, export, import and restore take, and how much memory each needs.
+what one of 1 % of changes takes, how long verify, export, import, restore and a drill take (and
+a restore to the first query beside an ingest through the API), and how much memory each needs.
 Timings are printed, never asserted; progress goes to stderr. Linux only. Needs `numpy` and, for service.py, `zstandard`
 (PyPI).
 
@@ -102,6 +103,25 @@ class Bench:
     def load(self) -> None:
         for batch in self.batches:
             self.server.send("POST", f"{self.path}/upsert", self.records.upsert(batch))
+
+    def ingest_again(self) -> None:
+        """What an application does that has no backup: all of it through the API, and a query that finds the right one."""
+        body = {"name": "again", "configuration": {"hnsw": {"space": "cosine"}}}
+        path = f"{DATABASE}/collections/{self.server.call('POST', f'{DATABASE}/collections', body)['id']}"
+        for batch in self.batches:
+            self.server.send("POST", f"{path}/upsert", self.records.upsert(batch))
+        self.find("again")
+
+    def find(self, name: str) -> None:
+        """A stored vector is nearest to itself."""
+        path = f"{DATABASE}/collections/{self.server.call('GET', f'{DATABASE}/collections/{name}')['id']}"
+        batch = self.batches[len(self.batches) // 2]
+        # Of the seed that changed records were not written with.
+        vector = self.records.vectors(batch, SEED)[-1]
+        body = {"query_embeddings": [vector.tolist()], "n_results": 1, "include": []}
+        [[found]] = self.server.call("POST", f"{path}/query", body)["ids"]
+        if found != f"record-{batch[-1]:08}":
+            raise Refused(f"{name}: {found} was found in the place of record-{batch[-1]:08}")
 
     def job(self, path: str, body: dict | None = None) -> dict:
         """The result of a long verb."""
@@ -298,7 +318,12 @@ def measure(bench: Bench, home: Path) -> dict:
     found["documents"] = documents(bench, full, home)
     target = {"name": "bench", "to": {"name": "restored"}}
     restore = {"backup": full["id"], "collections": [target]}
+    began = time.perf_counter()
     bench.watched("restore under another name", lambda: bench.job("/restore", restore))
+    bench.find("restored")
+    found["restore_to_first_query_seconds"] = time.perf_counter() - began
+    bench.watched("drill", lambda: bench.job("/drills"))
+    found["ingest_to_first_query_seconds"] = seconds(bench.ingest_again)
     found["operations"] = {what: dict(seen, seconds=bench.took(what)) for what, seen in bench.memory.items()}
     return found
 
@@ -334,6 +359,10 @@ def report(found: dict) -> str:
     return "\n".join([
         f"{title}\n", table(["one upsert of 10 records", "writes", "p50", "p99", "longest"], latency),
         table(["backups", ""], backups),
+        table(["until a query finds the right record", ""], [
+            ["restore of the backup", f"{found['restore_to_first_query_seconds']:.2f} s"],
+            ["ingest through the API", f"{found['ingest_to_first_query_seconds']:.2f} s"],
+            ["ratio", f"{found['restore_to_first_query_seconds'] / found['ingest_to_first_query_seconds']:.2f}"]]),
         table(["operation", "duration", "document", "memory before", "peak", "more"], operations)])
 
 

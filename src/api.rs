@@ -3,6 +3,7 @@
 mod backups;
 mod chroma;
 mod compactions;
+mod drills;
 mod environments;
 mod error;
 mod events;

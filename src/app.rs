@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::config::{Config, DurabilityMode};
 use crate::engine::{CatchUp, Durability, Engine, EngineOptions, OpenOptions};
+use crate::environments::{BatchSize, Environments, RemoteLimits};
 use crate::error::{Error, Kind, Result};
 use crate::health::deep::DeepChecks;
 use crate::jobs::{JobKind, JobLimits, JobState, Jobs, Submission};
@@ -21,7 +22,10 @@ use crate::model::filter;
 use crate::operations::backup::BackupSettings;
 use crate::operations::compact::{self, CompactionTrigger};
 use crate::operations::delete;
+use crate::operations::drill::DrillSettings;
 use crate::operations::import::ImportSettings;
+use crate::operations::migrate::{self, MigrateSettings, RunningMigrations};
+use crate::operations::restore::RestoreSettings;
 use crate::repository::{BackendOptions, LockSettings, Repository, RepositoryOptions};
 
 pub use spool::Spooled;
@@ -41,6 +45,11 @@ struct Inner {
     config: Config,
     engine: Engine,
     jobs: Jobs,
+    /// Of this run.
+    process: Uuid,
+    migrations: RunningMigrations,
+    /// Other places that collections live in.
+    environments: Environments,
     /// Opened when it is first needed and again until it succeeds: data is served without it.
     repository: Mutex<RepositorySlot>,
     /// Requests that may ask the repository at the same time: where it hangs, data must not.
@@ -72,6 +81,7 @@ impl App {
     pub fn open(config: Config, runtime: Handle) -> Result<Self> {
         let at = repository_options(&config);
         Repository::check_settings(&at, runtime.clone())?;
+        let environments = environments(&config, &runtime)?;
         let storage = &config.storage;
         let engine = Engine::open(EngineOptions {
             store: OpenOptions {
@@ -104,6 +114,9 @@ impl App {
                 config,
                 engine,
                 jobs,
+                process: Uuid::new_v4(),
+                migrations: RunningMigrations::default(),
+                environments,
                 repository: Mutex::new(RepositorySlot::Closed),
                 repository_requests,
                 runtime,
@@ -151,6 +164,9 @@ impl App {
     /// Removes packs that have been unreferenced for long enough, and forgets old jobs.
     fn sweep(&self) -> Result<()> {
         self.jobs().forget_old();
+        let settings = self.migrate_settings();
+        let most = settings.max_checkpoints;
+        migrate::sweep(self.engine(), &settings, most, chrono::Utc::now())?;
         let repository = self.repository()?;
         let collected = delete::sweep(&repository, self.grace(), chrono::Utc::now())?;
         if collected.freed_bytes > 0 {
@@ -331,6 +347,47 @@ impl App {
         }
     }
 
+    /// Other places that collections live in.
+    pub fn environments(&self) -> &Environments {
+        &self.inner.environments
+    }
+
+    /// Settings of a migration.
+    pub fn migrate_settings(&self) -> MigrateSettings {
+        let config = &self.inner.config.migration;
+        MigrateSettings {
+            process: self.inner.process,
+            running: self.inner.migrations.clone(),
+            environments: self.inner.environments.clone(),
+            restore: self.restore_settings(),
+            batch: BatchSize {
+                records: config.batch_records,
+                bytes: config.batch_bytes,
+            },
+            max_batch_records: config.max_batch_records,
+            max_differences: config.max_differences,
+            max_checkpoints: config.max_checkpoints,
+            checkpoint_kept: Duration::from_millis(config.checkpoint_kept_ms),
+        }
+    }
+
+    /// Settings of a drill.
+    pub fn drill_settings(&self) -> DrillSettings {
+        let config = &self.inner.config.drill;
+        DrillSettings {
+            queries: config.queries,
+            results: config.results,
+        }
+    }
+
+    /// Settings of a restore.
+    pub fn restore_settings(&self) -> RestoreSettings {
+        RestoreSettings {
+            catch_up: self.catch_up(),
+            scratch: spool::directory(&self.inner.config.storage.data_dir),
+        }
+    }
+
     /// Bounds of a backup's, a migration's and a fork's catching up.
     pub fn catch_up(&self) -> CatchUp {
         let repository = &self.inner.config.repository;
@@ -415,6 +472,25 @@ impl App {
         self.inner.jobs.drain(grace).await;
         self.blocking(|app| app.engine().close()).await
     }
+}
+
+/// Clients of the configured environments.
+fn environments(config: &Config, runtime: &Handle) -> Result<Environments> {
+    let migration = &config.migration;
+    let limits = RemoteLimits {
+        request_timeout: Duration::from_millis(migration.request_timeout_ms),
+        max_retries: migration.max_retries,
+        retry_timeout: Duration::from_millis(migration.retry_timeout_ms),
+        max_requests: migration.max_requests,
+        max_request_bytes: migration.batch_bytes,
+        max_answer_bytes: migration.max_answer_bytes,
+        probe_timeout: Duration::from_millis(migration.probe_timeout_ms),
+    };
+    let settings = config.environments.iter();
+    let settings: Result<_> = settings
+        .map(|(name, found)| Ok((name.clone(), found.settings(name)?)))
+        .collect();
+    Environments::open(settings?, &limits, runtime)
 }
 
 /// How the configured repository is opened.

@@ -1,6 +1,7 @@
 //! Settings: the built-in baseline (`config.toml` of the repository), then a file, then the environment.
 //! Checked once, at the start.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -8,7 +9,9 @@ use figment::Figment;
 use figment::providers::{Env, Format as _, Toml};
 use serde::Deserialize;
 
+use crate::environments::{EnvironmentKind, LOCAL, RemoteSettings, Token, TokenHeader};
 use crate::error::{Error, Result};
+use crate::model::names::{DEFAULT_DATABASE, DEFAULT_TENANT};
 use crate::repository::check_url;
 
 /// The commented baseline.
@@ -26,6 +29,10 @@ pub struct Config {
     pub storage: StorageConfig,
     pub compaction: CompactionConfig,
     pub repository: RepositoryConfig,
+    pub drill: DrillConfig,
+    pub migration: MigrationConfig,
+    #[serde(default)]
+    pub environments: BTreeMap<String, EnvironmentConfig>,
     pub jobs: JobsConfig,
     pub query: QueryConfig,
     pub health: HealthConfig,
@@ -122,6 +129,110 @@ pub struct RepositoryConfig {
     pub max_retries: usize,
     pub max_requests: usize,
     pub retry_timeout_ms: u64,
+}
+
+/// `[drill]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(
+    missing_docs,
+    reason = "explained in config.toml, which is the baseline"
+)]
+pub struct DrillConfig {
+    pub queries: usize,
+    pub results: usize,
+}
+
+/// `[migration]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(
+    missing_docs,
+    reason = "explained in config.toml, which is the baseline"
+)]
+pub struct MigrationConfig {
+    pub batch_records: usize,
+    pub max_batch_records: usize,
+    pub batch_bytes: usize,
+    pub request_timeout_ms: u64,
+    pub max_retries: usize,
+    pub retry_timeout_ms: u64,
+    pub max_requests: usize,
+    pub max_answer_bytes: usize,
+    pub probe_timeout_ms: u64,
+    pub max_differences: usize,
+    pub max_checkpoints: usize,
+    pub checkpoint_kept_ms: u64,
+}
+
+/// `[environments.NAME]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(
+    missing_docs,
+    reason = "explained in config.toml, which is the baseline"
+)]
+pub struct EnvironmentConfig {
+    pub kind: EnvironmentKind,
+    pub url: String,
+    pub tenant: Option<String>,
+    pub database: Option<String>,
+    pub token_env: Option<String>,
+    pub token_file: Option<PathBuf>,
+    #[serde(default)]
+    pub token_header: TokenHeader,
+    pub ca_file: Option<PathBuf>,
+}
+
+impl EnvironmentConfig {
+    /// How the place of this name is reached, with its secret.
+    ///
+    /// # Errors
+    /// `InvalidArgument` that names what is wrong, and never the secret.
+    pub fn settings(&self, name: &str) -> Result<RemoteSettings> {
+        let bad = |what: String| Error::invalid(format!("environments.{name}: {what}"));
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if name == LOCAL || name.is_empty() || !name.chars().all(plain) {
+            return Err(bad(
+                "a name is letters, digits, - and _, and \"local\" is this store".to_owned(),
+            ));
+        }
+        if self.kind == EnvironmentKind::Local {
+            return Err(bad("kind must be \"vectorkeep\" or \"chroma\"".to_owned()));
+        }
+        let secret = match (&self.token_env, &self.token_file) {
+            (Some(_), Some(_)) => {
+                return Err(bad("token_env and token_file exclude each other".to_owned()));
+            }
+            (Some(variable), None) => Some(
+                std::env::var(variable)
+                    .map_err(|_| bad(format!("token_env: there is no variable {variable}")))?,
+            ),
+            (None, Some(file)) => Some(
+                std::fs::read_to_string(file)
+                    .map_err(|error| bad(format!("token_file {}: {error}", file.display())))?,
+            ),
+            (None, None) => None,
+        };
+        let secret = secret.map(|secret| secret.trim().to_owned());
+        if secret.as_ref().is_some_and(String::is_empty) {
+            return Err(bad("the token is empty".to_owned()));
+        }
+        let or = |given: &Option<String>, default: &str| {
+            given.clone().unwrap_or_else(|| default.to_owned())
+        };
+        Ok(RemoteSettings {
+            kind: self.kind,
+            url: self.url.clone(),
+            tenant: or(&self.tenant, DEFAULT_TENANT),
+            database: or(&self.database, DEFAULT_DATABASE),
+            token: secret.map(|secret| Token {
+                secret,
+                header: self.token_header,
+            }),
+            ca_file: self.ca_file.clone(),
+        })
+    }
 }
 
 /// `[jobs]`
@@ -239,6 +350,13 @@ impl Config {
             ("jobs.max_queued", self.jobs.max_queued),
             ("jobs.kept", self.jobs.kept),
             ("jobs.max_event_streams", self.jobs.max_event_streams),
+            ("drill.queries", self.drill.queries),
+            ("migration.batch_records", self.migration.batch_records),
+            ("migration.batch_bytes", self.migration.batch_bytes),
+            ("migration.max_requests", self.migration.max_requests),
+            ("migration.max_checkpoints", self.migration.max_checkpoints),
+            ("migration.max_differences", self.migration.max_differences),
+            ("drill.results", self.drill.results),
             ("repository.pack_threads", self.repository.pack_threads),
             ("repository.max_layers", self.repository.max_layers),
             ("repository.max_uploads", self.repository.max_uploads),
@@ -255,6 +373,16 @@ impl Config {
         }
         if !(self.compaction.ratio == 0.0 || self.compaction.ratio >= 1.0) {
             return Err(Error::invalid("compaction.ratio must be 0 or at least 1"));
+        }
+        if self.migration.batch_records > self.migration.max_batch_records {
+            return Err(Error::invalid(
+                "migration.batch_records must not be above migration.max_batch_records",
+            ));
+        }
+        if self.migration.max_checkpoints < self.jobs.workers {
+            return Err(Error::invalid(
+                "migration.max_checkpoints must not be below jobs.workers",
+            ));
         }
         self.check_repository()?;
         if self.storage.cache_bytes < 1_048_576 {

@@ -8,6 +8,7 @@
 
 mod catalog;
 mod changes;
+mod checkpoints;
 mod collection;
 mod compact;
 mod format;
@@ -18,6 +19,7 @@ mod maintenance;
 mod markers;
 mod metadata;
 mod namespaces;
+mod publish;
 mod search;
 mod staging;
 mod store;
@@ -42,15 +44,17 @@ use crate::model::collection::Lifecycle;
 use crate::model::names::{DEFAULT_DATABASE, DEFAULT_TENANT};
 
 pub use catalog::{Database, Tenant};
-pub use changes::{CatchUp, Cut, CutScope, Final, FinalPart, Finish, Layer, Tombstone};
+pub use changes::{CatchUp, Cut, CutScope, Final, FinalPart, Layer, Tombstone};
+pub use checkpoints::StoredCheckpoint;
 pub use collection::{CollectionInfo, Projection};
 pub use compact::Usage;
 pub use format::{Head, StoredRecord};
 pub use inspect::{CollectionInspection, InspectionLimits};
 pub use markers::BackupMarker;
 pub use namespaces::{CollectionUpdate, NewCollection, already_exists};
+pub use publish::{Publication, Published};
 pub use search::{GetRequest, Neighbour, QueryRequest};
-pub use staging::{Publication, StagedRecord};
+pub use staging::{Exclusive, FoundRecord, StagedRecord, Staging};
 pub use store::OpenOptions;
 pub use write::{DeleteRequest, RecordPatch, WriteMode, WriteOutcome};
 
@@ -235,8 +239,12 @@ impl Engine {
 fn load(store: &Store, stored: StoredCatalog) -> Result<(Catalog, Vec<Garbage>)> {
     let mut catalog = Catalog::default();
     let mut garbage = Vec::new();
+    let checkpoints = checkpoints::read(store)?;
+    let owned = |id: Uuid| checkpoints.iter().any(|found| found.staged == Some(id));
     for descriptor in &stored.descriptors {
-        if descriptor.lifecycle != Lifecycle::Live || !stored.points_to(descriptor) {
+        let goes_on = descriptor.lifecycle == Lifecycle::Staging && owned(descriptor.id);
+        let live = descriptor.lifecycle == Lifecycle::Live && stored.points_to(descriptor);
+        if !live && !goes_on {
             garbage.push(Garbage {
                 id: descriptor.id,
                 collection: None,
@@ -246,7 +254,9 @@ fn load(store: &Store, stored: StoredCatalog) -> Result<(Catalog, Vec<Garbage>)>
         let head = catalog::read_head(store, descriptor.id)?;
         let collection = Collection::new(descriptor.clone(), head);
         collection.load(store)?;
-        catalog.names.insert(descriptor.name.clone(), descriptor.id);
+        if live {
+            catalog.names.insert(descriptor.name.clone(), descriptor.id);
+        }
         catalog
             .collections
             .insert(descriptor.id, Arc::new(collection));

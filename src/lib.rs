@@ -6,8 +6,8 @@
 //!
 //! # Layers
 //!
-//! Downwards only: `api` → `app` → `jobs`, `health` → `operations` → `engine` | `repository` → `model`,
-//! `error`. `engine` and `repository` never import each other: only `operations` joins them. axum,
+//! Downwards only: `api` → `app` → `jobs`, `health` → `operations` → `engine` | `repository` | `environments` →
+//! `model`, `error`. The three in the middle never import each other: only `operations` joins them. axum,
 //! tower-http and utoipa are named only in [`api`], sled only in `engine/store`, object_store only in
 //! `repository/backend`.
 //!
@@ -27,6 +27,14 @@
 //! the store is synced up to it; the manifest is put last, create-only, and that put is the commit. The
 //! store then keeps a marker of what the backup holds, which the next one's cut starts from.
 
+//!
+//! # A migration from another server, traced
+//!
+//! `POST /migrate` makes a [`operations::migrate::plan`]: both ends are asked what is there. The job's thread reads pages
+//! through an [`environments::Source`] and hands them to the one that writes into a collection without a name, behind an
+//! [`environments::Target`]; a checkpoint in the store says how far that is. At the end both sides are read again, and only
+//! equal digests lead to the name.
+
 pub mod api;
 pub mod app;
 pub mod background;
@@ -34,6 +42,7 @@ pub mod config;
 pub mod demo;
 pub mod disk;
 pub mod engine;
+pub mod environments;
 pub mod error;
 pub mod health;
 pub mod jobs;

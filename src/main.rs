@@ -15,6 +15,11 @@ use vectorkeep::error::{Error, Result};
 use vectorkeep::{api, demo, offline, probe, telemetry};
 
 /// A vector database service that can prove its data is safe.
+/// Vectors and documents are made on one thread and freed on another; the system's allocator has threads wait for
+/// each other there. (A restore of 100,000 records: 5.3 s with it, 3.5 s with this one.)
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[derive(Parser)]
 #[command(version, about)]
 struct Arguments {
@@ -51,7 +56,6 @@ enum Command {
 const LAST_WAIT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
-    limit_heaps();
     match tokio::runtime::Runtime::new() {
         Ok(runtime) => {
             let code = runtime.block_on(run());
@@ -154,23 +158,6 @@ enum BackupsCommand {
         level: String,
     },
 }
-
-/// glibc gives threads up to eight heaps a core, and what one heap has freed serves no other: with the many
-/// threads that blocking calls run on, a fifth of the memory was that. One heap a core does.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-fn limit_heaps() {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let heaps = libc::c_int::try_from(cores.max(2)).unwrap_or(libc::c_int::MAX);
-    #[expect(unsafe_code, reason = "it sets a number inside of malloc")]
-    // SAFETY: any value is allowed, and no other thread of ours runs yet.
-    let accepted = unsafe { libc::mallopt(libc::M_ARENA_MAX, heaps) };
-    if accepted == 0 {
-        tracing::debug!("malloc keeps its number of heaps");
-    }
-}
-
-#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-fn limit_heaps() {}
 
 #[expect(clippy::print_stdout, reason = "the command's output")]
 async fn backups(command: BackupsCommand) -> Result<()> {

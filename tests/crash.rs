@@ -13,6 +13,11 @@
 //!   batch is torn inside one ([`backups`]).
 //! - Killed while it restores or migrates: all targets of the request are old or all are new, jobs do not
 //!   stay running, nothing staged is left ([`restores`], [`migrations`]).
+//! - Killed while it merges a backup into what is being written to: the same, and no write is lost ([`merges`]).
+//! - Killed while it drills: nothing that is visible changes, and no backup counts as rehearsed that was not
+//!   ([`drills`]).
+//! - Killed while it migrates to another service or from there: the same as here, and the same request goes on
+//!   and leaves nothing behind on either side ([`environments`]).
 //! - Killed while it deletes and prunes backups: every listed backup is whole, what had to stay is there, and
 //!   nothing that nobody needs stays for ever ([`retention`]).
 //! - Killed while it compacts: nothing is lost, and one store directory is left ([`compactions`]).
@@ -38,8 +43,14 @@ mod campaign;
 mod checks;
 #[path = "crash/compactions.rs"]
 mod compactions;
+#[path = "crash/drills.rs"]
+mod drills;
+#[path = "crash/environments.rs"]
+mod environments;
 #[path = "crash/load.rs"]
 mod load;
+#[path = "crash/merges.rs"]
+mod merges;
 #[path = "crash/migrations.rs"]
 mod migrations;
 #[path = "crash/random.rs"]

@@ -1,33 +1,55 @@
 //! `/environments`.
 
 use axum::Json;
+use axum::extract::State;
+use futures::future::join_all;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::openapi::MIGRATE;
-use crate::operations::migrate::LOCAL;
+use crate::app::App;
+use crate::environments::{EnvironmentKind, LOCAL};
 
 /// A place that collections can be migrated from and to.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Environment)]
 pub(super) struct EnvironmentResponse {
-    name: &'static str,
-    /// `local`
-    kind: &'static str,
+    #[schema(example = "local")]
+    name: String,
+    /// `local`, `vectorkeep` or `chroma`.
+    #[schema(value_type = String, example = "local")]
+    kind: EnvironmentKind,
     url: Option<String>,
+    /// Whether it answered within `migration.probe_timeout_ms`.
     reachable: bool,
-    version: &'static str,
+    /// What it says its version is.
+    version: Option<String>,
 }
 
 /// List environments
+///
+/// This store and those of the configuration; each of them is asked whether it is there.
 #[utoipa::path(get, path = "/environments", tag = MIGRATE,
     responses((status = 200, body = Vec<EnvironmentResponse>)))]
-pub(super) async fn list_environments() -> Json<Vec<EnvironmentResponse>> {
-    Json(vec![EnvironmentResponse {
-        name: LOCAL,
-        kind: LOCAL,
+pub(super) async fn list_environments(State(app): State<App>) -> Json<Vec<EnvironmentResponse>> {
+    let local = EnvironmentResponse {
+        name: LOCAL.to_owned(),
+        kind: EnvironmentKind::Local,
         url: None,
         reachable: true,
-        version: env!("CARGO_PKG_VERSION"),
-    }])
+        version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+    };
+    let asked = app.environments().iter().map(async |(name, remote)| {
+        let version = remote.version().await;
+        EnvironmentResponse {
+            name: name.clone(),
+            kind: remote.settings().kind,
+            url: Some(remote.settings().url.clone()),
+            reachable: version.is_some(),
+            version,
+        }
+    });
+    let mut environments = vec![local];
+    environments.extend(join_all(asked).await);
+    Json(environments)
 }

@@ -26,7 +26,14 @@ impl<T: DeserializeOwned> FromRequest<App> for OperationBody<T> {
     async fn from_request(request: Request, app: &App) -> Result<Self, Self::Rejection> {
         let bytes = read_json(request, app).await?;
         let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
-        let Object(value) = parse_json(text)?;
+        let Object(value) = parse_json(text).map_err(|error| {
+            // serde_json calls a number in the place of a word bad JSON.
+            let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(text).is_ok();
+            match error.kind() {
+                Kind::InvalidArgument if is_json => Error::unprocessable(error.message()),
+                _ => error,
+            }
+        })?;
         Ok(Self(value))
     }
 }

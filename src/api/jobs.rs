@@ -25,7 +25,7 @@ use crate::model::names::CollectionName;
 #[schema(as = Job)]
 pub(super) struct JobResponse {
     id: String,
-    /// `backup`, `import`, `verification`, `prune`, `restore`, `migration` or `compaction`.
+    /// `backup`, `import`, `verification`, `prune`, `restore`, `migration`, `drill` or `compaction`.
     #[schema(value_type = String, example = "backup")]
     kind: JobKind,
     /// `queued`, `running`, `succeeded`, `failed`, `canceled` or `interrupted`.

@@ -107,12 +107,10 @@ fn explain_unknown(method: &Method, path: &str, response: Response) -> Response 
 /// Parts of the contract that this version does not have.
 fn is_planned(method: &Method, path: &str) -> bool {
     let segments: Vec<&str> = path.split('/').skip(1).collect();
-    matches!(
-        (method.as_str(), segments.as_slice()),
-        ("POST", ["drills"]) | ("GET", ["metrics"])
-    )
+    matches!((method.as_str(), segments.as_slice()), ("GET", ["metrics"]))
 }
 
+const PLANNED_PATHS: [&str; 2] = ["/restore", "/migrate"];
 const IMPORT_PATH: &str = "/backups/import";
 
 /// Bounds on requests.
@@ -157,7 +155,8 @@ pub(super) async fn bound(State(bounds): State<Bounds>, request: Request, next: 
         .query()
         .is_some_and(|query| query.contains("wait=true"));
     let mut timeout = bounds.timeout;
-    if waits {
+    // A dry run may have to read all that the job would.
+    if waits || PLANNED_PATHS.contains(&path.as_str()) {
         timeout += bounds.wait_timeout;
     }
     // An upload may take its time as long as it goes on; it looks at that itself.

@@ -1,60 +1,89 @@
 //! `/migrate`.
 
+use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::backups::{checked, default_database, default_tenant};
+use super::backups::checked;
 use super::error::Problem;
 use super::extract::{Object, OperationBody};
-use super::jobs::{Asked, JobResponse, KeyHeader, Planned, WaitQuery, collection_claim, run_job};
+use super::jobs::{Asked, JobResponse, KeyHeader, Planned, WaitQuery, run_job};
 use super::openapi::MIGRATE;
+use super::restores::PlannedCounts;
 use crate::app::App;
-use crate::error::{Error, Result};
+use crate::disk;
+use crate::environments::{LOCAL, Loss};
+use crate::error::Result;
 use crate::jobs::JobKind;
-use crate::model::names::CollectionName;
-use crate::operations::conflict::OnConflict;
-use crate::operations::migrate::{self, LOCAL, MigrateOutcome, MigrateRequest};
+use crate::operations::conflict::{self, Action, OnConflict, Winner};
+use crate::operations::migrate::{self, End, MigrateOutcome, MigratePlan, MigrateRequest};
 use crate::progress::Progress;
 
 fn local() -> String {
     LOCAL.to_owned()
 }
 
+fn yes() -> bool {
+    true
+}
+
 /// One end of a migration.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct MigrateEnd {
-    /// `local`: this service.
+    /// A name of `GET /environments`.
     #[serde(default = "local")]
     #[schema(default = "local")]
     environment: String,
-    #[serde(default = "default_tenant")]
-    #[schema(default = "default_tenant")]
-    tenant: String,
-    #[serde(default = "default_database")]
-    #[schema(default = "default_database")]
-    database: String,
+    /// The environment's own without: `default_tenant`, unless configured otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tenant: Option<String>,
+    /// The environment's own without: `default_database`, unless configured otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    database: Option<String>,
     #[schema(example = "articles")]
     collection: String,
 }
 
 impl MigrateEnd {
-    fn name(self) -> Result<CollectionName> {
-        if self.environment != LOCAL {
-            return Err(Error::not_found(format!(
-                "there is no environment {:?}; see GET /environments",
-                self.environment
-            )));
+    fn resolve(self, app: &App) -> Result<End> {
+        End::new(
+            app.environments(),
+            self.environment,
+            self.tenant.as_deref(),
+            self.database.as_deref(),
+            &self.collection,
+        )
+    }
+
+    fn of(end: &End) -> Self {
+        Self {
+            environment: end.environment.clone(),
+            tenant: Some(end.name.tenant.clone()),
+            database: Some(end.name.database.clone()),
+            collection: end.name.name.clone(),
         }
-        Ok(CollectionName::new(
-            self.tenant,
-            self.database,
-            self.collection,
-        ))
+    }
+}
+
+/// `merge_winner`
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum MergeWinner {
+    Source,
+    Target,
+}
+
+impl From<MergeWinner> for Winner {
+    fn from(winner: MergeWinner) -> Self {
+        match winner {
+            MergeWinner::Source => Self::Incoming,
+            MergeWinner::Target => Self::Existing,
+        }
     }
 }
 
@@ -67,56 +96,159 @@ pub(super) struct MigrateBody {
     source: Object<MigrateEnd>,
     #[schema(value_type = MigrateEnd)]
     target: Object<MigrateEnd>,
-    /// Where the target exists: `fail` (409, nothing changes), `rename` or `replace`.
+    /// Where the target exists: `fail` (409, nothing changes), `skip`, `rename`, `replace` or `merge`.
     #[serde(default)]
     #[schema(value_type = String, default = "fail", example = "fail")]
     on_conflict: OnConflict,
+    /// Whose record stays in a merge where both sides have its id: `source` or `target`.
+    #[schema(value_type = Option<String>, default = "source")]
+    merge_winner: Option<MergeWinner>,
+    /// Records that go at a time between environments; `migration.batch_records` without.
+    #[schema(example = 1000)]
+    batch_size: Option<usize>,
+    /// Read the target back and compare digests. Within this store that is always done.
+    #[serde(default = "yes")]
+    #[schema(default = true)]
+    verify: bool,
+    /// Leave out what the target cannot hold, instead of refusing.
+    #[serde(default)]
+    allow_loss: bool,
+    /// Answer with the plan, 200, and do nothing.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+impl MigrateBody {
+    fn request(self, app: &App) -> Result<MigrateRequest> {
+        let Object(source) = self.source;
+        let Object(target) = self.target;
+        let mut target = target.resolve(app)?;
+        target.name = checked(target.name)?;
+        Ok(MigrateRequest {
+            source: source.resolve(app)?,
+            target,
+            on_conflict: self.on_conflict,
+            winner: conflict::winner(self.on_conflict, self.merge_winner.map(Winner::from))?,
+            batch_size: self.batch_size,
+            verify: self.verify,
+            allow_loss: self.allow_loss,
+        })
+    }
 }
 
 /// The job's result.
-fn result(outcome: &MigrateOutcome) -> Value {
-    let end = |name: &CollectionName| {
-        json!({
-            "environment": LOCAL,
-            "tenant": name.tenant,
-            "database": name.database,
-            "collection": name.name,
-        })
-    };
+fn result(plan: &MigratePlan, outcome: &MigrateOutcome) -> Value {
     let per_second = outcome.read.saturating_mul(1_000) / outcome.duration_ms.max(1);
     json!({
-        "source": end(&outcome.source),
-        "target": end(&outcome.target),
-        "action": outcome.action,
+        "source": MigrateEnd::of(plan.source()),
+        "target": MigrateEnd::of(plan.target()),
+        "action": plan.action(),
         "read": outcome.read,
-        "inserted": outcome.inserted,
-        "updated": 0,
-        "unchanged": 0,
-        "skipped": 0,
+        "inserted": outcome.counts.inserted,
+        "updated": outcome.counts.updated,
+        "unchanged": outcome.counts.unchanged,
+        "skipped": outcome.counts.skipped,
+        "deleted": outcome.counts.deleted,
         "failed": 0,
         "bytes": outcome.bytes,
         "duration_ms": outcome.duration_ms,
         "records_per_second": per_second,
         "source_digest": outcome.source_digest,
         "target_digest": outcome.target_digest,
-        "verified": outcome.source_digest == outcome.target_digest,
-        "differences": [],
+        "verified": outcome.verified,
+        "resumed": outcome.resumed,
+        "losses": losses(&outcome.losses),
+        "differences": outcome.differences,
     })
+}
+
+/// Something that the target cannot hold.
+#[derive(Debug, Serialize, ToSchema)]
+struct PlannedLoss {
+    what: String,
+    /// Records that have it; 0: the collection itself.
+    records: u64,
+    /// Ids of the first of them.
+    examples: Vec<String>,
+}
+
+fn losses(found: &[Loss]) -> Vec<PlannedLoss> {
+    let shown = |loss: &Loss| PlannedLoss {
+        what: loss.what.clone(),
+        records: loss.records,
+        examples: loss.examples.clone(),
+    };
+    found.iter().map(shown).collect()
+}
+
+/// What a migration would do.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = MigratePlan)]
+struct MigratePlanResponse {
+    source: MigrateEnd,
+    target: MigrateEnd,
+    /// `created`, `replaced`, `merged`, `renamed` or `skipped`.
+    #[schema(value_type = String, example = "created")]
+    action: Action,
+    /// Records in the source.
+    records: u64,
+    #[serde(flatten)]
+    counts: PlannedCounts,
+    /// Disk that it takes here, at most.
+    needed_bytes: u64,
+    available_bytes: u64,
+    /// Whether there is a moment at which the target's name leads nowhere.
+    gap: bool,
+    /// What the target cannot hold: refused without `allow_loss`.
+    losses: Vec<PlannedLoss>,
+    notes: Vec<&'static str>,
+}
+
+fn preview(app: &App, request: MigrateRequest) -> Result<MigratePlanResponse> {
+    let settings = app.migrate_settings();
+    let plan = migrate::plan(app.engine(), request, &settings)?;
+    let preview = plan.preview(app.engine(), &settings)?;
+    Ok(MigratePlanResponse {
+        source: MigrateEnd::of(plan.source()),
+        target: MigrateEnd::of(plan.target()),
+        action: plan.action(),
+        records: preview.records,
+        counts: preview.counts.into(),
+        needed_bytes: plan.needed_bytes,
+        available_bytes: disk::available_bytes(app.engine().data_dir())?,
+        gap: preview.gap,
+        losses: losses(&preview.losses),
+        notes: preview.notes,
+    })
+}
+
+/// A job, or the plan of a dry run.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "it describes an answer")]
+enum MigrateAnswer {
+    Job(JobResponse),
+    Plan(MigratePlanResponse),
 }
 
 /// Migrate a collection
 ///
-/// Copied aside while writes go on, caught up, compared by digest, then made visible in one step.
+/// Copied aside while writes go on, caught up, compared by digest, then made visible under the target's name.
+/// Between environments records go as a stream, and the same request goes on where an earlier one stopped.
 #[utoipa::path(post, path = "/migrate", tag = MIGRATE, params(WaitQuery, KeyHeader),
-    request_body(content = MigrateBody,
-        example = json!({"source": {"collection": "articles"}, "target": {"collection": "articles-copy"}})),
+    request_body(content = MigrateBody, examples(
+        ("To another name" = (value = json!({"source": {"collection": "articles"}, "target": {"collection": "articles-copy"}}))),
+        ("From another environment" = (value = json!({"source": {"environment": "staging", "collection": "articles"}, "target": {"collection": "articles"}, "on_conflict": "rename"}))),
+        ("What it would do" = (value = json!({"source": {"collection": "articles"}, "target": {"collection": "articles-copy"}, "dry_run": true}))),
+    )),
     responses(
-        (status = 200, description = "Migrated (with `wait`)", body = JobResponse),
+        (status = 200, description = "Migrated (with `wait`), or with `dry_run` the plan", body = MigrateAnswer),
         (status = 202, description = "Queued", body = JobResponse),
         (status = 404, description = "No such collection or environment"),
-        (status = 409, description = "The target exists; nothing was changed"),
-        (status = 422, description = "A bad request"),
+        (status = 409, description = "The target exists, or the source is being written to; nothing was changed"),
+        (status = 422, description = "A bad request, or something that the target cannot hold"),
         (status = 429, description = "Too many jobs are waiting"),
+        (status = 502, description = "The other environment cannot be reached, or answers badly; the same request goes on"),
         (status = 507, description = "Not enough room on the disk"),
     ))]
 pub(super) async fn migrate_collection(
@@ -124,21 +256,24 @@ pub(super) async fn migrate_collection(
     asked: Asked,
     OperationBody(body): OperationBody<MigrateBody>,
 ) -> Result<Response, Problem> {
-    let recorded = json!(body);
-    let request = MigrateRequest {
-        source: body.source.0.name()?,
-        target: checked(body.target.0.name()?)?,
-        on_conflict: body.on_conflict,
-    };
+    let (recorded, dry_run) = (json!(body), body.dry_run);
+    let request = body.request(&app)?;
+    if dry_run {
+        let plan = app.asking_repository(move |app| preview(app, request));
+        return Ok(Json(plan.await?).into_response());
+    }
     let verb = asked.verb(JobKind::Migration, recorded);
     run_job(&app, verb, StatusCode::OK, move |app| {
-        let plan = migrate::plan(app.engine(), request)?;
-        let claim = collection_claim(plan.target());
-        let (engine, catch_up) = (app.engine().clone(), app.catch_up());
+        let settings = app.migrate_settings();
+        let plan = migrate::plan(app.engine(), request, &settings)?;
+        plan.check_losses()?;
+        plan.check_room(app.engine())?;
+        let (engine, claims) = (app.engine().clone(), plan.claims());
         let work = Box::new(move |progress: &Progress| {
-            migrate::execute(&engine, &plan, catch_up, progress).map(|outcome| result(&outcome))
+            migrate::execute(&engine, &plan, &settings, progress)
+                .map(|outcome| result(&plan, &outcome))
         });
-        Ok(Planned::claiming(work, [claim]))
+        Ok(Planned::claiming(work, claims))
     })
     .await
 }

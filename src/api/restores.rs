@@ -1,8 +1,11 @@
 //! `/restore`.
 
+use std::sync::Arc;
+
+use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -13,11 +16,15 @@ use super::extract::{Object, OperationBody};
 use super::jobs::{Asked, JobResponse, KeyHeader, Planned, WaitQuery, collection_claim, run_job};
 use super::openapi::RESTORE;
 use crate::app::App;
+use crate::disk;
 use crate::error::Result;
 use crate::jobs::JobKind;
+use crate::model::filter::Filter;
 use crate::model::names::CollectionName;
-use crate::operations::conflict::OnConflict;
-use crate::operations::restore::{self, RestoreOutcome, RestoreRequest, RestoreSelection};
+use crate::operations::conflict::{self, Action, OnConflict, RecordCounts, Winner};
+use crate::operations::restore::{
+    self, RestoreOutcome, RestoreRequest, RestoreSelection, Selection,
+};
 use crate::progress::Progress;
 
 /// Where a restored collection goes; absent members are as in the backup.
@@ -60,10 +67,63 @@ pub(super) struct RestoreBody {
     /// These collections; all without.
     #[schema(value_type = Option<Vec<RestoreCollection>>)]
     collections: Option<Vec<Object<RestoreCollection>>>,
-    /// Where the target exists: `fail` (409, nothing changes), `rename` or `replace`.
+    /// Where the target exists: `fail` (409, nothing changes), `skip`, `rename`, `replace` or `merge`.
     #[serde(default)]
     #[schema(value_type = String, default = "fail", example = "rename")]
     on_conflict: OnConflict,
+    /// Whose record stays in a merge where both sides have its id: `backup` or `live`.
+    #[schema(value_type = Option<String>, default = "backup")]
+    merge_winner: Option<MergeWinner>,
+    /// Only these records.
+    ids: Option<Vec<String>>,
+    /// Only records that match, as in Chroma's `get`.
+    #[schema(value_type = Option<Object>)]
+    r#where: Option<Value>,
+    /// Answer with the plan, 200, and do nothing.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// `merge_winner`
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum MergeWinner {
+    Backup,
+    Live,
+}
+
+impl From<MergeWinner> for Winner {
+    fn from(winner: MergeWinner) -> Self {
+        match winner {
+            MergeWinner::Backup => Self::Incoming,
+            MergeWinner::Live => Self::Existing,
+        }
+    }
+}
+
+impl RestoreBody {
+    fn request(self, app: &App) -> Result<RestoreRequest> {
+        let filter = match &self.r#where {
+            None => None,
+            Some(filter) => Filter::parse_where(filter, &app.filter_limits())?,
+        };
+        let collections = self.collections.map(|collections| {
+            collections
+                .into_iter()
+                .map(|Object(collection)| collection.selection())
+                .collect()
+        });
+        Ok(RestoreRequest {
+            backup: self.backup,
+            collections: collections.transpose()?,
+            on_conflict: self.on_conflict,
+            winner: conflict::winner(self.on_conflict, self.merge_winner.map(Winner::from))?,
+            records: Selection {
+                ids: self.ids.map(|ids| Arc::new(ids.into_iter().collect())),
+                filter: filter.map(Arc::new),
+            },
+        })
+    }
 }
 
 impl RestoreCollection {
@@ -92,13 +152,15 @@ fn result(outcome: &RestoreOutcome) -> Value {
                 "to": CollectionReference::from(&restored.to),
                 "action": restored.action,
                 "records": restored.records,
-                "inserted": restored.records,
-                "updated": 0,
-                "unchanged": 0,
-                "skipped": 0,
+                "inserted": restored.counts.inserted,
+                "updated": restored.counts.updated,
+                "unchanged": restored.counts.unchanged,
+                "skipped": restored.counts.skipped,
+                "deleted": restored.counts.deleted,
                 "digest": restored.digest,
-                // An outcome is only there when count and digest were found equal.
-                "verified": true,
+                // A digest is only there when it was compared and found equal.
+                "verified": restored.digest.is_some(),
+                "missing_ids": restored.missing_ids,
             })
         })
         .collect();
@@ -107,6 +169,72 @@ fn result(outcome: &RestoreOutcome) -> Value {
         "created_at": outcome.created_at,
         "collections": collections,
         "duration_ms": outcome.duration_ms,
+    })
+}
+
+/// What a restore would do to one collection.
+#[derive(Debug, Serialize, ToSchema)]
+struct PlannedCollection {
+    name: String,
+    to: CollectionReference,
+    /// `created`, `replaced`, `merged`, `renamed` or `skipped`.
+    #[schema(value_type = String, example = "created")]
+    action: Action,
+    #[serde(flatten)]
+    counts: PlannedCounts,
+}
+
+/// Records, compared by id with those of the target.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct PlannedCounts {
+    insert: u64,
+    update: u64,
+    unchanged: u64,
+    delete: u64,
+    /// Left alone, because the target's stays.
+    skip: u64,
+}
+
+impl From<RecordCounts> for PlannedCounts {
+    fn from(counts: RecordCounts) -> Self {
+        Self {
+            insert: counts.inserted,
+            update: counts.updated,
+            unchanged: counts.unchanged,
+            delete: counts.deleted,
+            skip: counts.skipped,
+        }
+    }
+}
+
+/// What a restore would do.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RestorePlan)]
+pub(super) struct RestorePlanResponse {
+    backup: String,
+    collections: Vec<PlannedCollection>,
+    /// Disk that it takes, at most.
+    needed_bytes: u64,
+    available_bytes: u64,
+}
+
+fn preview(app: &App, request: &RestoreRequest) -> Result<RestorePlanResponse> {
+    let repository = app.repository()?;
+    let plan = restore::plan(app.engine(), &repository, request)?;
+    let preview = plan.preview(app.engine(), &repository)?;
+    let collections = preview.collections.into_iter();
+    Ok(RestorePlanResponse {
+        backup: preview.backup,
+        collections: collections
+            .map(|(name, target, counts)| PlannedCollection {
+                name: name.name,
+                to: CollectionReference::from(&target.name),
+                action: target.action,
+                counts: counts.into(),
+            })
+            .collect(),
+        needed_bytes: plan.needed_bytes,
+        available_bytes: disk::available_bytes(app.engine().data_dir())?,
     })
 }
 
@@ -125,10 +253,15 @@ impl From<&CollectionName> for CollectionReference {
 /// Built aside under a new id, compared with the backup's count and digest, then made visible in one step
 /// for all collections: readers see the old or the new state, a failure or a crash leaves the old.
 #[utoipa::path(post, path = "/restore", tag = RESTORE, params(WaitQuery, KeyHeader),
-    request_body(content = RestoreBody, example = json!({"backup": "latest", "on_conflict": "rename"})),
+    request_body(content = RestoreBody, examples(
+        ("Everything, beside what is there" = (value = json!({"backup": "latest", "on_conflict": "rename"}))),
+        ("What it would do" = (value = json!({"backup": "latest", "on_conflict": "replace", "dry_run": true}))),
+        ("Bring single records back" = (value = json!({"backup": "latest", "collections": [{"name": "articles"}], "on_conflict": "merge", "ids": ["a"]}))),
+    )),
     responses(
-        (status = 200, description = "Restored (with `wait`)", body = JobResponse),
+        (status = 200, description = "Restored (with `wait`), or with `dry_run` the plan", body = RestoreAnswer),
         (status = 202, description = "Queued", body = JobResponse),
+        (status = 400, description = "A bad filter"),
         (status = 404, description = "No such backup, or no such collection in it"),
         (status = 409, description = "The target exists; nothing was changed"),
         (status = 422, description = "A bad request, or a damaged backup; nothing was changed"),
@@ -140,30 +273,37 @@ pub(super) async fn restore_backup(
     asked: Asked,
     OperationBody(body): OperationBody<RestoreBody>,
 ) -> Result<Response, Problem> {
-    let recorded = json!(body);
-    let request = RestoreRequest {
-        backup: body.backup,
-        collections: body
-            .collections
-            .map(|collections| {
-                collections
-                    .into_iter()
-                    .map(|Object(collection)| collection.selection())
-                    .collect()
-            })
-            .transpose()?,
-        on_conflict: body.on_conflict,
-    };
+    let (recorded, dry_run) = (json!(body), body.dry_run);
+    let request = body.request(&app)?;
+    if dry_run {
+        let plan = app.asking_repository(move |app| preview(app, &request));
+        return Ok(Json(plan.await?).into_response());
+    }
     let verb = asked.verb(JobKind::Restore, recorded);
     run_job(&app, verb, StatusCode::OK, move |app| {
         let repository = app.repository()?;
         let plan = restore::plan(app.engine(), &repository, &request)?;
+        plan.check_room(app.engine())?;
         let claims: Vec<String> = plan.target_names().map(collection_claim).collect();
-        let engine = app.engine().clone();
+        let (engine, settings) = (app.engine().clone(), app.restore_settings());
         let work = Box::new(move |progress: &Progress| {
-            restore::execute(&engine, &repository, &plan, progress).map(|outcome| result(&outcome))
+            restore::execute(&engine, &repository, &plan, &settings, progress)
+                .map(|outcome| result(&outcome))
         });
         Ok(Planned::claiming(work, claims))
     })
     .await
+}
+
+/// A job, or the plan of a dry run.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[expect(
+    dead_code,
+    clippy::large_enum_variant,
+    reason = "it describes an answer"
+)]
+enum RestoreAnswer {
+    Job(JobResponse),
+    Plan(RestorePlanResponse),
 }

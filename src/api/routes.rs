@@ -13,8 +13,8 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use super::layers::{self, Bounds};
 use super::{
-    backups, chroma, compactions, environments, events, export, health, imports, jobs, migrations,
-    openapi, prunings, restores, verifications,
+    backups, chroma, compactions, drills, environments, events, export, health, imports, jobs,
+    migrations, openapi, prunings, restores, verifications,
 };
 use crate::app::App;
 
@@ -32,6 +32,7 @@ fn operations() -> OpenApiRouter<App> {
         .routes(routes!(verifications::verify_backup))
         .routes(routes!(export::export_backup))
         .routes(routes!(restores::restore_backup))
+        .routes(routes!(drills::create_drill))
         .routes(routes!(migrations::migrate_collection))
         .routes(routes!(compactions::create_compaction))
         .routes(routes!(environments::list_environments))

@@ -12,7 +12,7 @@ use super::extract::{OperationBody, OperationPath};
 use super::jobs::{Asked, JobResponse, KeyHeader, Planned, WaitQuery, run_job};
 use super::openapi::BACKUPS;
 use crate::app::App;
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::jobs::JobKind;
 use crate::repository::format::VerificationLevel;
 
@@ -49,6 +49,11 @@ pub(super) async fn verify_backup(
     asked: Asked,
     OperationBody(body): OperationBody<VerifyBody>,
 ) -> Result<Response, Problem> {
+    if body.level == VerificationLevel::Drill {
+        let refused =
+            "level must be \"manifest\", \"checksums\" or \"records\"; for a drill: POST /drills";
+        return Err(Error::unprocessable(refused).into());
+    }
     let request = json!({"backup": id, "level": body.level});
     let verb = asked.verb(JobKind::Verification, request);
     run_job(&app, verb, StatusCode::OK, move |app| {

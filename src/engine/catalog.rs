@@ -24,6 +24,7 @@ const DESCRIPTOR: u8 = b'c';
 const HEAD: u8 = b'h';
 const NAME: u8 = b'n';
 const MARKER: u8 = b'm';
+pub(super) const CHECKPOINT: u8 = b'p';
 
 /// A tenant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,6 +96,13 @@ fn key(kind: u8, parts: &[&str]) -> Vec<u8> {
 fn id_key(kind: u8, id: Uuid) -> Vec<u8> {
     let mut key = vec![kind];
     key.extend_from_slice(id.as_bytes());
+    key
+}
+
+/// Key of a checkpoint.
+pub(super) fn checkpoint_key(name: &str) -> Vec<u8> {
+    let mut key = vec![CHECKPOINT];
+    key.extend_from_slice(name.as_bytes());
     key
 }
 

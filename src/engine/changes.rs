@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use super::collection::{Collection, CollectionInfo};
 use super::format::{self, StoredRecord};
+use super::staging::Exclusive;
 use super::store::{Tree, prefix_end};
 use super::{Engine, Inner};
 use crate::error::{Error, Kind, Result};
@@ -80,14 +81,6 @@ pub struct Final {
     pub sequence: u64,
     /// Every collection of the cut, by id. One that was dropped meanwhile is not here.
     pub parts: BTreeMap<Uuid, FinalPart>,
-}
-
-/// Outcome of an attempt to finish.
-pub enum Finish {
-    /// The cut is complete.
-    Done(Final),
-    /// Too much changed: these collections need another round first.
-    More(Vec<Uuid>),
 }
 
 /// A cut in progress. While it lives, tombstones that it may need are kept.
@@ -187,13 +180,14 @@ impl Cut {
     }
 
     /// Takes the last round under the write lock, unless more than `max_changes` records have to be read
-    /// there.
-    ///
-    /// # Errors
-    /// `NotFound` when a collection of the scope is gone, `Unavailable`, `StorageFault`.
-    pub fn try_finish(&mut self, max_changes: usize) -> Result<Finish> {
+    /// there, and goes on to `last` before it lets go of it. `None`: there is more to do first.
+    fn try_finish<T>(
+        &mut self,
+        max_changes: usize,
+        last: &mut Option<impl FnOnce(Final, &mut Exclusive<'_>) -> Result<T>>,
+    ) -> Result<Result<T, Vec<Uuid>>> {
         let inner = &self.engine.inner;
-        let writer = inner.writer.lock();
+        let mut exclusive = inner.exclusive();
         let ids = self.collections();
         let mut pending = 0;
         let mut behind = Vec::new();
@@ -208,7 +202,7 @@ impl Cut {
             }
         }
         if pending > max_changes {
-            return Ok(Finish::More(behind));
+            return Ok(Err(behind));
         }
         let mut parts = BTreeMap::new();
         for id in ids {
@@ -217,10 +211,11 @@ impl Cut {
             let since = self.watermarks.get(&id).copied();
             parts.insert(id, inner.last_round(&collection, since.unwrap_or(0))?);
         }
-        Ok(Finish::Done(Final {
-            sequence: writer.sequence,
-            parts,
-        }))
+        let sequence = exclusive.writer.sequence;
+        let last = last
+            .take()
+            .ok_or_else(|| Error::internal("a cut ended twice"))?;
+        last(Final { sequence, parts }, &mut exclusive).map(Ok)
     }
 
     /// Runs layers over all collections until the cut can be finished. `copy` gets each layer.
@@ -228,12 +223,28 @@ impl Cut {
     /// # Errors
     /// Those of `copy`, of reading, and `Canceled`.
     pub fn run(
+        self,
+        catch_up: CatchUp,
+        progress: &Progress,
+        copy: impl FnMut(Uuid, Layer) -> Result<()>,
+    ) -> Result<Final> {
+        self.run_to(catch_up, progress, copy, |last, _| Ok(last))
+    }
+
+    /// As [`Cut::run`]; then, while nobody else can write, `last` does what has to be done at the moment of the
+    /// cut.
+    ///
+    /// # Errors
+    /// Those of `copy`, of `last`, of reading, and `Canceled`.
+    pub fn run_to<T>(
         mut self,
         catch_up: CatchUp,
         progress: &Progress,
         mut copy: impl FnMut(Uuid, Layer) -> Result<()>,
-    ) -> Result<Final> {
+        last: impl FnOnce(Final, &mut Exclusive<'_>) -> Result<T>,
+    ) -> Result<T> {
         let mut due = self.collections();
+        let mut last = Some(last);
         for round in 0.. {
             for id in due {
                 progress.check()?;
@@ -252,9 +263,9 @@ impl Cut {
             } else {
                 catch_up.max_last_round
             };
-            match self.try_finish(bound)? {
-                Finish::Done(last) => return Ok(last),
-                Finish::More(behind) => due = behind,
+            match self.try_finish(bound, &mut last)? {
+                Ok(done) => return Ok(done),
+                Err(behind) => due = behind,
             }
         }
         Err(Error::internal("a cut did not end"))

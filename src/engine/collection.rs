@@ -19,6 +19,8 @@ use crate::model::record::{Record, RecordView};
 /// A collection that the catalog holds. Readers take the state's lock briefly and never across I/O.
 pub(super) struct Collection {
     pub(super) id: Uuid,
+    /// Whether vectors and metadata are kept in memory; not where records are only looked up.
+    pub(super) in_memory: bool,
     pub(super) state: RwLock<CollectionState>,
 }
 
@@ -82,6 +84,7 @@ impl Collection {
     pub(super) fn new(descriptor: CollectionDescriptor, head: Head) -> Self {
         Self {
             id: descriptor.id,
+            in_memory: true,
             state: RwLock::new(CollectionState {
                 descriptor: Arc::new(descriptor),
                 head,

@@ -126,8 +126,27 @@ impl Engine {
     /// `NotFound`, `InvalidArgument` for a wrong dimension, `Unavailable` for a damaged collection,
     /// `StorageFault`.
     pub fn query(&self, collection: Uuid, request: &QueryRequest) -> Result<Vec<Vec<Neighbour>>> {
+        self.query_in(&*self.inner.live_collection(collection)?, request)
+    }
+
+    /// As [`Engine::query`], of a staged collection as well.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn query_staged(
+        &self,
+        collection: Uuid,
+        request: &QueryRequest,
+    ) -> Result<Vec<Vec<Neighbour>>> {
+        self.query_in(&*self.inner.collection(collection)?, request)
+    }
+
+    fn query_in(
+        &self,
+        collection: &Collection,
+        request: &QueryRequest,
+    ) -> Result<Vec<Vec<Neighbour>>> {
         let inner = &self.inner;
-        let collection = inner.live_collection(collection)?;
         collection.check_readable()?;
         let descriptor = collection.info().descriptor;
         let nothing = || Ok(vec![Vec::new(); request.embeddings.len()]);
@@ -149,7 +168,7 @@ impl Engine {
             (None, None) => None,
             (ids, filter) => {
                 let (ids, filter) = (ids.as_deref(), filter.as_ref());
-                Some(inner.select(&collection, ids, filter, usize::MAX)?)
+                Some(inner.select(collection, ids, filter, usize::MAX)?)
             }
         };
         let space = descriptor.definition.configuration.space();
@@ -169,7 +188,7 @@ impl Engine {
                         threads,
                     )
                 };
-                inner.fetch(&collection, &found, request.projection)
+                inner.fetch(collection, &found, request.projection)
             })
             .collect()
     }

@@ -1,24 +1,24 @@
-//! Collections built aside and made visible in one step: what restore and migrate end with.
+//! Collections built aside: what restore, migrate and drill begin with.
 //!
 //! A staged collection has an id and no name, so no client reaches it. Its records keep the ordinals
-//! they are given. Publishing flips name → id pointers in one transaction, for several at once. What a
-//! crash leaves staged is swept at the next start.
+//! they are given. What makes it visible is in `publish.rs`. What a crash leaves staged is swept at the
+//! next start.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use parking_lot::MutexGuard;
 use uuid::Uuid;
 
-use super::catalog::{CatalogBatch, Database, Tenant};
+use super::catalog::CatalogBatch;
 use super::collection::{Collection, CollectionInfo};
 use super::format::{self, Head, StoredRecord};
-use super::namespaces::already_exists;
 use super::store::{Batch, Tree};
-use super::{Engine, Inner};
+use super::{Engine, Inner, Writer};
 use crate::error::Result;
 use crate::model::collection::{CollectionDefinition, CollectionDescriptor, Lifecycle};
 use crate::model::digest::RecordHash;
-use crate::model::names::{CollectionName, check_name, check_tenant_name};
+use crate::model::metadata::Metadata;
+use crate::model::names::CollectionName;
 use crate::model::record::RecordView;
 
 /// A record for a staged collection.
@@ -30,17 +30,64 @@ pub struct StagedRecord {
     pub canonical: Vec<u8>,
 }
 
-/// A staged collection to make visible.
+/// What a staged collection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Staging {
+    /// It is to be made visible: its vectors go to memory as well.
+    ToPublish,
+    /// It is only looked things up in, and given up again.
+    ToConsult,
+}
+
+/// A record found by its id.
 #[derive(Clone, Debug)]
-pub struct Publication {
-    /// The staged collection.
-    pub staged: Uuid,
-    /// The name it gets. A missing tenant or database is made.
-    pub name: CollectionName,
-    /// The collection that the name points to now, to be dropped; `None`: the name must be free.
-    pub replaces: Option<Uuid>,
-    /// The collection that the line of forks began with, if this is a fork.
-    pub root: Option<Uuid>,
+pub struct FoundRecord {
+    /// Its place in the order.
+    pub ordinal: u64,
+    /// The write that made this version.
+    pub sequence: u64,
+    /// Its hash.
+    pub hash: RecordHash,
+    /// Its canonical bytes.
+    pub canonical: Vec<u8>,
+}
+
+/// A staged record, decoded as far as memory needs it.
+struct Prepared<'a> {
+    record: &'a StagedRecord,
+    hash: RecordHash,
+    view: RecordView<'a>,
+    metadata: Metadata,
+}
+
+fn prepare(records: &[StagedRecord]) -> Result<Vec<Prepared<'_>>> {
+    records
+        .iter()
+        .map(|record| {
+            let view = RecordView::parse(&record.canonical)?;
+            Ok(Prepared {
+                record,
+                hash: RecordHash::of(&record.canonical),
+                metadata: view.metadata()?,
+                view,
+            })
+        })
+        .collect()
+}
+
+/// The write lock, held over several steps: nobody else writes between them.
+pub struct Exclusive<'a> {
+    pub(super) inner: &'a Inner,
+    pub(super) writer: MutexGuard<'a, Writer>,
+}
+
+impl Inner {
+    pub(super) fn exclusive(&self) -> Exclusive<'_> {
+        Exclusive {
+            inner: self,
+            writer: self.writer.lock(),
+        }
+    }
 }
 
 impl Engine {
@@ -48,7 +95,12 @@ impl Engine {
     ///
     /// # Errors
     /// `Unavailable`, `StorageFault`.
-    pub fn stage(&self, name: CollectionName, definition: CollectionDefinition) -> Result<Uuid> {
+    pub fn stage(
+        &self,
+        name: CollectionName,
+        definition: CollectionDefinition,
+        staging: Staging,
+    ) -> Result<Uuid> {
         let descriptor = CollectionDescriptor {
             id: Uuid::new_v4(),
             name,
@@ -67,7 +119,9 @@ impl Engine {
         batch.put_descriptor(&descriptor);
         batch.put_head(id, &head);
         inner.commit_locked(&mut writer, batch)?;
-        let collection = Arc::new(Collection::new(descriptor, head));
+        let mut collection = Collection::new(descriptor, head);
+        collection.in_memory = staging == Staging::ToPublish;
+        let collection = Arc::new(collection);
         inner.catalog.write().collections.insert(id, collection);
         Ok(id)
     }
@@ -77,27 +131,171 @@ impl Engine {
     /// # Errors
     /// `NotFound`, `StorageFault` for bytes that are no record, `Unavailable`.
     pub fn stage_records(&self, staged: Uuid, records: &[StagedRecord]) -> Result<()> {
+        let prepared = prepare(records)?;
+        self.inner.exclusive().put(staged, &prepared)
+    }
+
+    /// Removes records from a staged collection by ordinal; those that are not there are passed over.
+    ///
+    /// # Errors
+    /// `NotFound`, `Unavailable`, `StorageFault`.
+    pub fn unstage_records(&self, staged: Uuid, ordinals: &[u64]) -> Result<()> {
+        self.inner.exclusive().unstage_records(staged, ordinals)
+    }
+
+    /// Completes a staged collection's definition, and the ordinal that the next new record gets where the
+    /// copied collection was further. Durable when this returns.
+    ///
+    /// # Errors
+    /// `NotFound`, `Unavailable`, `StorageFault`.
+    pub fn finish_staging(
+        &self,
+        staged: Uuid,
+        definition: &CollectionDefinition,
+        next_ordinal: u64,
+    ) -> Result<CollectionInfo> {
+        let mut exclusive = self.inner.exclusive();
+        let info = exclusive.finish_staging(staged, definition, next_ordinal)?;
+        let sequence = exclusive.writer.sequence;
+        drop(exclusive);
+        self.inner.store.wait_synced(sequence)?;
+        Ok(info)
+    }
+
+    /// A staged collection's definition and head.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn staged(&self, id: Uuid) -> Result<CollectionInfo> {
+        Ok(self.inner.collection(id)?.info())
+    }
+
+    /// Keeps the next so many ordinals of a collection free: records that are inserted from now on come after
+    /// them. Returns the first.
+    ///
+    /// # Errors
+    /// `NotFound`, `Unavailable`, `StorageFault`.
+    pub fn reserve_ordinals(&self, collection: Uuid, count: u64) -> Result<u64> {
         let inner = &self.inner;
-        let collection = inner.collection(staged)?;
-        let hashed: Vec<_> = records
-            .iter()
-            .map(|record| {
-                let view = RecordView::parse(&record.canonical)?;
-                Ok((
-                    record,
-                    RecordHash::of(&record.canonical),
-                    view,
-                    view.metadata()?,
-                ))
-            })
-            .collect::<Result<_>>()?;
         let mut writer = inner.writer.lock();
-        let sequence = writer.next();
+        let collection = inner.collection(collection)?;
+        let mut head = collection.info().head;
+        let first = head.next_ordinal;
+        head.next_ordinal += count;
+        let mut batch = Batch::default();
+        batch.put_head(collection.id, &head);
+        inner.commit_locked(&mut writer, batch)?;
+        collection.state.write().head = head;
+        Ok(first)
+    }
+
+    /// A record of a live or staged collection, by its id.
+    ///
+    /// # Errors
+    /// `NotFound` for the collection, `StorageFault`.
+    pub fn find_record(&self, collection: Uuid, id: &str) -> Result<Option<FoundRecord>> {
+        let collection = self.inner.collection(collection)?;
+        let store = &self.inner.store;
+        // Between the two reads a writer may delete it.
+        let Some(ordinal) = collection.ordinal_of(store, id)? else {
+            return Ok(None);
+        };
+        let Some(payload) = collection.payload(store, ordinal)? else {
+            return Ok(None);
+        };
+        let stored = StoredRecord::decode(&payload)?;
+        Ok((stored.view.id == id).then(|| FoundRecord {
+            ordinal,
+            sequence: stored.sequence,
+            hash: stored.hash,
+            canonical: stored.canonical.to_vec(),
+        }))
+    }
+
+    /// The hash of a record of a live or staged collection, by its id. It is looked for at `likely` first: copies
+    /// keep their ordinals.
+    ///
+    /// # Errors
+    /// `NotFound` for the collection, `StorageFault`.
+    pub fn record_hash(
+        &self,
+        collection: Uuid,
+        id: &str,
+        likely: u64,
+    ) -> Result<Option<RecordHash>> {
+        let collection = self.inner.collection(collection)?;
+        let store = &self.inner.store;
+        let at = |ordinal: u64| {
+            let Some(payload) = collection.payload(store, ordinal)? else {
+                return Ok(None);
+            };
+            let stored = StoredRecord::decode(&payload)?;
+            Ok((stored.view.id == id).then_some(stored.hash))
+        };
+        if let Some(hash) = at(likely)? {
+            return Ok(Some(hash));
+        }
+        match collection.ordinal_of(store, id)? {
+            Some(ordinal) => at(ordinal),
+            None => Ok(None),
+        }
+    }
+
+    /// Visits the records of a live or staged collection from an ordinal on, by ordinal, until `visit` says stop.
+    ///
+    /// # Errors
+    /// `NotFound`, `StorageFault`, those of `visit`.
+    pub fn scan(
+        &self,
+        collection: Uuid,
+        from: u64,
+        visit: impl FnMut(u64, &StoredRecord<'_>) -> Result<bool>,
+    ) -> Result<()> {
+        let collection = self.inner.collection(collection)?;
+        collection.scan_from(&self.inner.store, from, visit)
+    }
+
+    /// Gives a staged collection up; its records are removed in the background. One that was made visible meanwhile
+    /// stays.
+    pub fn discard_staged(&self, staged: Uuid) {
+        let removed = {
+            let mut catalog = self.inner.catalog.write();
+            let is_staged = |collection: &Arc<Collection>| {
+                collection.state.read().descriptor.lifecycle == Lifecycle::Staging
+            };
+            match catalog.collections.get(&staged) {
+                Some(collection) if is_staged(collection) => catalog.collections.remove(&staged),
+                _ => None,
+            }
+        };
+        self.inner.discard(removed);
+    }
+}
+
+impl Exclusive<'_> {
+    /// As [`Engine::stage_records`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn stage_records(&mut self, staged: Uuid, records: &[StagedRecord]) -> Result<()> {
+        self.put(staged, &prepare(records)?)
+    }
+
+    fn put(&mut self, staged: Uuid, records: &[Prepared<'_>]) -> Result<()> {
+        let inner = self.inner;
+        let collection = inner.collection(staged)?;
+        let sequence = self.writer.next();
         let mut head = collection.info().head;
         let mut batch = Batch::default();
         let mut replaced = Vec::new();
-        for (record, hash, view, _) in &hashed {
-            if let Some(payload) = collection.payload(&inner.store, record.ordinal)? {
+        for Prepared {
+            record, hash, view, ..
+        } in records
+        {
+            // What is beyond the last ordinal was never there.
+            if record.ordinal < head.next_ordinal
+                && let Some(payload) = collection.payload(&inner.store, record.ordinal)?
+            {
                 let old = StoredRecord::decode(&payload)?;
                 head.subtract(&old.hash, old.canonical.len() as u64);
                 replaced.push((record.ordinal, old.view.metadata()?));
@@ -118,30 +316,43 @@ impl Engine {
         }
         head.sequence = sequence;
         batch.put_head(staged, &head);
-        inner.commit_locked(&mut writer, batch)?;
-        let mut state = collection.state.write();
-        let mut vector = Vec::new();
-        for (ordinal, metadata) in &replaced {
-            state.metadata.remove(*ordinal, metadata);
+        // The first record fixes the dimension, as everywhere.
+        let mut descriptor = collection.info().descriptor;
+        if let Some(first) = records.first()
+            && descriptor.definition.dimension.is_none()
+        {
+            let mut fixed = CollectionDescriptor::clone(&descriptor);
+            fixed.definition.dimension = u32::try_from(first.view.dimension()).ok();
+            batch.put_descriptor(&fixed);
+            descriptor = Arc::new(fixed);
         }
-        for (record, _, view, metadata) in &hashed {
-            vector.clear();
-            vector.extend(view.embedding());
-            state.columns.put(record.ordinal, sequence, &vector);
-            state.metadata.insert(record.ordinal, metadata);
+        inner.commit_locked(&mut self.writer, batch)?;
+        let mut state = collection.state.write();
+        state.descriptor = descriptor;
+        if collection.in_memory {
+            for (ordinal, metadata) in &replaced {
+                state.metadata.remove(*ordinal, metadata);
+            }
+            let mut vector = Vec::new();
+            for prepared in records {
+                let ordinal = prepared.record.ordinal;
+                vector.clear();
+                vector.extend(prepared.view.embedding());
+                state.columns.put(ordinal, sequence, &vector);
+                state.metadata.insert(ordinal, &prepared.metadata);
+            }
         }
         state.head = head;
         Ok(())
     }
 
-    /// Removes records from a staged collection by ordinal; those that are not there are passed over.
+    /// As [`Engine::unstage_records`].
     ///
     /// # Errors
-    /// `NotFound`, `Unavailable`, `StorageFault`.
-    pub fn unstage_records(&self, staged: Uuid, ordinals: &[u64]) -> Result<()> {
-        let inner = &self.inner;
+    /// As there.
+    pub fn unstage_records(&mut self, staged: Uuid, ordinals: &[u64]) -> Result<()> {
+        let inner = self.inner;
         let collection = inner.collection(staged)?;
-        let mut writer = inner.writer.lock();
         let mut head = collection.info().head;
         let mut batch = Batch::default();
         let mut removed = Vec::new();
@@ -161,31 +372,31 @@ impl Engine {
         if batch.len() == 0 {
             return Ok(());
         }
-        head.sequence = writer.next();
+        head.sequence = self.writer.next();
         batch.put_head(staged, &head);
-        inner.commit_locked(&mut writer, batch)?;
+        inner.commit_locked(&mut self.writer, batch)?;
         let mut state = collection.state.write();
-        for (ordinal, metadata) in &removed {
-            state.columns.remove(*ordinal);
-            state.metadata.remove(*ordinal, metadata);
+        if collection.in_memory {
+            for (ordinal, metadata) in &removed {
+                state.columns.remove(*ordinal);
+                state.metadata.remove(*ordinal, metadata);
+            }
         }
         state.head = head;
         Ok(())
     }
 
-    /// Sets the ordinal that the next new record gets, where the copied collection was further.
+    /// As [`Engine::finish_staging`], but for the sync.
     ///
     /// # Errors
-    /// `NotFound`, `Unavailable`, `StorageFault`.
+    /// As there.
     pub fn finish_staging(
-        &self,
+        &mut self,
         staged: Uuid,
         definition: &CollectionDefinition,
         next_ordinal: u64,
     ) -> Result<CollectionInfo> {
-        let inner = &self.inner;
-        let collection = inner.collection(staged)?;
-        let mut writer = inner.writer.lock();
+        let collection = self.inner.collection(staged)?;
         let info = collection.info();
         let mut head = info.head;
         head.next_ordinal = head.next_ordinal.max(next_ordinal);
@@ -194,125 +405,11 @@ impl Engine {
         let mut batch = Batch::default();
         batch.put_head(staged, &head);
         batch.put_descriptor(&descriptor);
-        let sequence = inner.commit_locked(&mut writer, batch)?;
-        {
-            let mut state = collection.state.write();
-            state.head = head;
-            state.descriptor = Arc::new(descriptor);
-        }
-        drop(writer);
-        inner.store.wait_synced(sequence)?;
+        self.inner.commit_locked(&mut self.writer, batch)?;
+        let mut state = collection.state.write();
+        state.head = head;
+        state.descriptor = Arc::new(descriptor);
+        drop(state);
         Ok(collection.info())
-    }
-
-    /// Makes staged collections visible, all in one step, durable when this returns.
-    ///
-    /// # Errors
-    /// `NameConflict` when a name no longer points where the publication says; nothing is changed then.
-    pub fn publish(&self, publications: &[Publication]) -> Result<()> {
-        let inner = &self.inner;
-        for publication in publications {
-            check_tenant_name(&publication.name.tenant)?;
-            check_name(&publication.name.database)?;
-            check_name(&publication.name.name)?;
-        }
-        let mut writer = inner.writer.lock();
-        inner.check_names(publications)?;
-        let mut batch = Batch::default();
-        let (tenants, databases) = inner.missing_namespaces(publications);
-        tenants.iter().for_each(|tenant| batch.put_tenant(tenant));
-        databases
-            .iter()
-            .for_each(|database| batch.put_database(database));
-        let mut descriptors = Vec::new();
-        for publication in publications {
-            if let Some(old) = publication.replaces {
-                inner.drop_in_batch(&mut batch, &publication.name, old)?;
-            }
-            let collection = inner.collection(publication.staged)?;
-            let mut descriptor = CollectionDescriptor::clone(&collection.info().descriptor);
-            descriptor.name = publication.name.clone();
-            descriptor.lifecycle = Lifecycle::Live;
-            descriptor.root = publication.root;
-            batch.put_descriptor(&descriptor);
-            batch.put_name(&publication.name, publication.staged);
-            descriptors.push((collection, descriptor));
-        }
-        let sequence = inner.commit_locked(&mut writer, batch)?;
-        let replaced = {
-            // One hold of the catalog's lock: readers see all names flipped or none.
-            let mut catalog = inner.catalog.write();
-            for tenant in tenants {
-                catalog.tenants.insert(tenant.name.clone(), tenant);
-            }
-            for database in databases {
-                let key = (database.tenant.clone(), database.name.clone());
-                catalog.databases.insert(key, database);
-            }
-            for (collection, descriptor) in descriptors {
-                catalog.names.insert(descriptor.name.clone(), collection.id);
-                collection.state.write().descriptor = Arc::new(descriptor);
-            }
-            publications
-                .iter()
-                .filter_map(|publication| catalog.collections.remove(&publication.replaces?))
-                .collect::<Vec<_>>()
-        };
-        drop(writer);
-        inner.discard(replaced);
-        inner.store.wait_synced(sequence)
-    }
-
-    /// Gives a staged collection up; its records are removed in the background.
-    pub fn discard_staged(&self, staged: Uuid) {
-        let removed = self.inner.catalog.write().collections.remove(&staged);
-        self.inner.discard(removed);
-    }
-}
-
-impl Inner {
-    fn check_names(&self, publications: &[Publication]) -> Result<()> {
-        let catalog = self.catalog.read();
-        let mut names = BTreeSet::new();
-        for publication in publications {
-            let current = catalog.names.get(&publication.name).copied();
-            if current != publication.replaces || !names.insert(&publication.name) {
-                return Err(already_exists(&publication.name));
-            }
-        }
-        Ok(())
-    }
-
-    fn missing_namespaces(&self, publications: &[Publication]) -> (Vec<Tenant>, Vec<Database>) {
-        let catalog = self.catalog.read();
-        let mut tenants: Vec<Tenant> = Vec::new();
-        let mut databases: Vec<Database> = Vec::new();
-        for CollectionName {
-            tenant, database, ..
-        } in publications.iter().map(|p| &p.name)
-        {
-            let known = tenants.iter().any(|made| made.name == *tenant);
-            if !known && !catalog.tenants.contains_key(tenant) {
-                tenants.push(Tenant {
-                    name: tenant.clone(),
-                    resource_name: None,
-                });
-            }
-            let made = databases
-                .iter()
-                .any(|made| made.tenant == *tenant && made.name == *database);
-            if !made
-                && !catalog
-                    .databases
-                    .contains_key(&(tenant.clone(), database.clone()))
-            {
-                databases.push(Database {
-                    id: Uuid::new_v4(),
-                    name: database.clone(),
-                    tenant: tenant.clone(),
-                });
-            }
-        }
-        (tenants, databases)
     }
 }

@@ -28,6 +28,8 @@ pub enum JobKind {
     Prune,
     /// Makes a backup of a document.
     Import,
+    /// Rehearses a restore.
+    Drill,
 }
 
 impl JobKind {
@@ -48,6 +50,7 @@ impl fmt::Display for JobKind {
             Self::Verification => "verification",
             Self::Prune => "prune",
             Self::Import => "import",
+            Self::Drill => "drill",
         })
     }
 }

@@ -56,6 +56,16 @@ impl Digest {
         }
     }
 
+    /// Adds the records of another digest.
+    pub fn add_all(&mut self, other: &Self) {
+        self.add(&RecordHash(other.to_bytes()));
+    }
+
+    /// Takes the records of another digest away.
+    pub fn subtract_all(&mut self, other: &Self) {
+        self.subtract(&RecordHash(other.to_bytes()));
+    }
+
     /// 32 bytes, little-endian.
     pub fn to_bytes(self) -> [u8; 32] {
         let mut bytes = [0; 32];

@@ -117,8 +117,7 @@ pub fn reconcile(
 }
 
 fn of_configuration(configuration: Configuration) -> (Configuration, Schema) {
-    let function = configuration.embedding_function.as_ref();
-    let schema = Schema::standard(&configuration.hnsw, function);
+    let schema = Schema::of(&configuration);
     (configuration, schema)
 }
 
@@ -191,6 +190,12 @@ impl Schema {
         }
     }
 
+    /// The schema of a collection of this configuration for which nothing else was asked.
+    pub fn of(configuration: &Configuration) -> Self {
+        let function = configuration.embedding_function.as_ref();
+        Self::standard(&configuration.hnsw, function)
+    }
+
     /// Whether it says what a schema says by itself. Thread counts do not matter here, nor do the
     /// embedding functions that clients send by themselves.
     fn is_standard(&self) -> bool {
@@ -222,6 +227,29 @@ impl Schema {
                 index.config.algorithm = SparseAlgorithm::default();
             }
         }
+    }
+
+    /// Whether it has the same indexes with the same parameters, on every key that either names. A key that was only
+    /// found in records says nothing that the defaults do not say.
+    pub fn chooses_as(&self, other: &Self) -> bool {
+        let kinds = [
+            IndexKind::Bool,
+            IndexKind::Int,
+            IndexKind::Float,
+            IndexKind::Str,
+        ];
+        let own = [DOCUMENT_KEY, EMBEDDING_KEY];
+        let keys = self.keys.keys().chain(other.keys.keys());
+        let same = |key: &String| {
+            kinds
+                .iter()
+                .all(|kind| self.is_filterable(key, *kind) == other.is_filterable(key, *kind))
+        };
+        self.defaults == other.defaults
+            && own
+                .iter()
+                .all(|key| self.keys.get(*key) == other.keys.get(*key))
+            && keys.into_iter().all(same)
     }
 
     /// The distance between embeddings that this schema implies.

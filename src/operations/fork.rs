@@ -2,9 +2,10 @@
 
 use uuid::Uuid;
 
-use super::conflict::{Action, Target};
+use super::conflict::{Action, Target, Winner};
 use super::migrate;
-use crate::engine::{CatchUp, CollectionInfo, Engine, already_exists};
+use super::restore::RestoreSettings;
+use crate::engine::{CollectionInfo, Engine, already_exists};
 use crate::error::Result;
 use crate::model::names::{CollectionName, check_name};
 use crate::progress::Progress;
@@ -18,7 +19,7 @@ pub fn fork(
     engine: &Engine,
     source: Uuid,
     new_name: String,
-    catch_up: CatchUp,
+    settings: &RestoreSettings,
 ) -> Result<CollectionInfo> {
     check_name(&new_name)?;
     let found = engine.collection(source)?;
@@ -37,7 +38,8 @@ pub fn fork(
         replaces: None,
     };
     let root = origin.root.unwrap_or(source);
+    let target = (&target, Winner::default());
     let progress = Progress::default();
-    let copied = migrate::copy(engine, source, &target, Some(root), catch_up, &progress)?;
-    engine.collection(copied.info.descriptor.id)
+    let copied = migrate::copy(engine, source, target, Some(root), settings, &progress)?;
+    engine.collection(copied.id)
 }

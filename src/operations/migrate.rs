@@ -1,205 +1,646 @@
-//! Migrating a collection to another name: copied aside while writes go on, caught up, proved equal,
-//! made visible in one step.
+//! Migrating a collection to another name, here or in another environment: copied aside while writes go on,
+//! caught up, proved equal, made visible at the end.
+//!
+//! Within this store that is one step (`copy`). Where another server is involved, records go through a bounded
+//! queue from a thread that reads to one that writes, and a checkpoint says how far they are (`transfer`).
 
-use serde::Serialize;
+mod checkpoint;
+mod copy;
+mod differences;
+mod into_live;
+mod local;
+mod transfer;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use self::checkpoint::Checkpoint;
+pub(super) use self::copy::{check_copy_room, copy};
+use self::local::{LocalSource, LocalTarget};
 use super::backup::check_room;
-use super::conflict::{Action, OnConflict, Target, decide};
-use super::stage::{Expected, Stage};
+use super::conflict::{Action, OnConflict, RecordCounts, Target, Winner, existing, resolve};
+use super::merge;
+use super::restore::{DISK_FACTOR, RestoreSettings};
 use crate::disk;
-use crate::engine::{CatchUp, CollectionInfo, CutScope, Engine, Publication, Tombstone};
+use crate::engine::{Engine, Staging};
+use crate::environments::{
+    BatchSize, Description, EnvironmentKind, Environments, LOCAL, Loss, Remote, RemoteCollection,
+    Source, Target as TargetEnd,
+};
 use crate::error::{Error, Result};
+use crate::model::configuration::Space;
 use crate::model::digest::Digest;
 use crate::model::names::CollectionName;
 use crate::progress::Progress;
 
-/// The one environment there is: this store.
-pub const LOCAL: &str = "local";
-
-/// What is asked for.
-#[derive(Clone, Debug)]
-pub struct MigrateRequest {
-    /// From.
-    pub source: CollectionName,
-    /// To.
-    pub target: CollectionName,
-    /// What to do where the target exists.
-    pub on_conflict: OnConflict,
+/// One end of a migration.
+#[derive(Clone)]
+pub struct End {
+    /// The environment's name.
+    pub environment: String,
+    /// `None`: this store.
+    remote: Option<Arc<Remote>>,
+    /// The collection there.
+    pub name: CollectionName,
 }
 
-/// A checked request.
-#[derive(Clone, Debug)]
-pub struct MigratePlan {
-    source: CollectionName,
-    source_id: Uuid,
-    target: Target,
-}
+impl End {
+    /// The collection of an environment; what is not given is the environment's own.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown environment.
+    pub fn new(
+        environments: &Environments,
+        environment: String,
+        tenant: Option<&str>,
+        database: Option<&str>,
+        name: &str,
+    ) -> Result<Self> {
+        if environment == LOCAL {
+            return Ok(Self {
+                environment,
+                remote: None,
+                name: CollectionName::with_defaults(tenant, database, name),
+            });
+        }
+        let remote = environments.get(&environment)?;
+        let settings = remote.settings();
+        let tenant = tenant.unwrap_or(&settings.tenant);
+        let database = database.unwrap_or(&settings.database);
+        Ok(Self {
+            environment,
+            name: CollectionName::new(tenant, database, name),
+            remote: Some(remote),
+        })
+    }
 
-impl MigratePlan {
-    /// Name of the collection that it makes or replaces.
-    pub fn target(&self) -> &CollectionName {
-        &self.target.name
+    fn is_local(&self) -> bool {
+        self.remote.is_none()
+    }
+
+    fn is_vectorkeep(&self) -> bool {
+        let kind = self.remote.as_ref().map(|remote| remote.settings().kind);
+        kind == Some(EnvironmentKind::Vectorkeep)
+    }
+
+    fn named(&self, name: CollectionName) -> Self {
+        Self {
+            name,
+            ..self.clone()
+        }
+    }
+
+    /// What no other job may make or replace meanwhile.
+    pub fn claim(&self) -> String {
+        match &self.remote {
+            None => format!("collection {}", self.name),
+            Some(_) => format!("collection {} of {}", self.name, self.environment),
+        }
+    }
+
+    fn collection(&self, remote: &Arc<Remote>) -> RemoteCollection {
+        RemoteCollection::new(Arc::clone(remote), self.name.clone())
+    }
+
+    fn source(&self, engine: &Engine, settings: &MigrateSettings) -> Result<Box<dyn Source>> {
+        Ok(match &self.remote {
+            Some(remote) => Box::new(self.collection(remote)),
+            None => Box::new(LocalSource {
+                engine: engine.clone(),
+                id: engine.collection_by_name(&self.name)?.descriptor.id,
+                catch_up: settings.restore.catch_up,
+            }),
+        })
+    }
+
+    fn target(&self, engine: &Engine, staging: Staging) -> Box<dyn TargetEnd> {
+        match &self.remote {
+            Some(remote) => Box::new(self.collection(remote)),
+            None => Box::new(LocalTarget {
+                engine: engine.clone(),
+                staging,
+            }),
+        }
+    }
+
+    /// The collection that has the name now: its id, dimension and number of records.
+    fn existing(&self, engine: &Engine, progress: &Progress) -> Result<Option<Existing>> {
+        let Some(remote) = &self.remote else {
+            return Ok(existing(engine, &self.name)?.map(|info| Existing {
+                id: info.descriptor.id.to_string(),
+                dimension: info.descriptor.definition.dimension,
+                records: info.head.count,
+            }));
+        };
+        if remote.id_of(&self.name, progress)?.is_none() {
+            return Ok(None);
+        }
+        let found = self.collection(remote).describe(progress)?;
+        Ok(Some(Existing {
+            id: found.id,
+            dimension: found.definition.dimension,
+            records: found.records,
+        }))
     }
 }
 
-/// What a migration did.
-#[derive(Clone, Debug, Serialize)]
-pub struct MigrateOutcome {
+struct Existing {
+    id: String,
+    dimension: Option<u32>,
+    records: u64,
+}
+
+/// What is asked for.
+pub struct MigrateRequest {
     /// From.
-    pub source: CollectionName,
+    pub source: End,
     /// To.
-    pub target: CollectionName,
-    /// How the target came to its name.
-    pub action: Action,
+    pub target: End,
+    /// What to do where the target exists.
+    pub on_conflict: OnConflict,
+    /// Whose record stays in a merge.
+    pub winner: Winner,
+    /// Records per batch; `None`: as configured.
+    pub batch_size: Option<usize>,
+    /// Whether the target is read back and compared.
+    pub verify: bool,
+    /// Whether what the target cannot hold may be left out.
+    pub allow_loss: bool,
+}
+
+/// Keys of migrations that run: a sweep leaves them alone.
+#[derive(Clone, Default)]
+pub struct RunningMigrations(Arc<Mutex<BTreeSet<String>>>);
+
+/// One of them, until it is dropped.
+struct RunningMigration(RunningMigrations, String);
+
+impl RunningMigrations {
+    fn enter(&self, key: &str) -> RunningMigration {
+        self.0.lock().insert(key.to_owned());
+        RunningMigration(self.clone(), key.to_owned())
+    }
+}
+
+impl Drop for RunningMigration {
+    fn drop(&mut self) {
+        self.0.0.lock().remove(&self.1);
+    }
+}
+
+/// How a migration runs.
+#[derive(Clone)]
+pub struct MigrateSettings {
+    /// Those that run.
+    pub running: RunningMigrations,
+    /// Of this run of the service.
+    pub process: Uuid,
+    /// Where collections may be migrated from and to.
+    pub environments: Environments,
+    /// What it has in common with a restore.
+    pub restore: RestoreSettings,
+    /// How much goes at a time where a request does not say.
+    pub batch: BatchSize,
+    /// Most records that a request may let go at a time.
+    pub max_batch_records: usize,
+    /// Differences that are named.
+    pub max_differences: usize,
+    /// Migrations that may be unfinished at the same time.
+    pub max_checkpoints: usize,
+    /// How long one may lie unfinished.
+    pub checkpoint_kept: Duration,
+}
+
+/// A checked request.
+pub struct MigratePlan {
+    source: End,
+    /// The source's id of the collection.
+    source_id: String,
+    described: Description,
+    /// As it was asked for.
+    wanted: End,
+    /// As it will be.
+    target: End,
+    action: Action,
+    replaces: Option<Existing>,
+    on_conflict: OnConflict,
+    winner: Winner,
+    size: BatchSize,
+    verify: bool,
+    allow_loss: bool,
+    losses: Vec<Loss>,
+    /// Whether an earlier attempt gave the copy its name already.
+    published: bool,
+    /// Under which it is known while it is unfinished.
+    key: String,
+    /// Bytes of disk that it takes here, at most.
+    pub needed_bytes: u64,
+}
+
+/// What a migration would do.
+pub struct MigratePreview {
+    /// Records in the source.
+    pub records: u64,
+    /// What would happen to records.
+    pub counts: RecordCounts,
+    /// What the target cannot hold.
+    pub losses: Vec<Loss>,
+    /// Whether there is a moment at which the target's name leads nowhere.
+    pub gap: bool,
+    /// What else is to be known.
+    pub notes: Vec<&'static str>,
+}
+
+/// What a migration did.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct MigrateOutcome {
     /// Records read, those read again by catching up included.
     pub read: u64,
-    /// Records in the target.
-    pub inserted: u64,
+    /// What happened to records.
+    pub counts: RecordCounts,
     /// Canonical bytes read.
     pub bytes: u64,
     /// How long it took.
     pub duration_ms: u64,
-    /// The source's digest at the moment of the cut.
-    pub source_digest: Digest,
-    /// The target's digest, recomputed from what was written.
-    pub target_digest: Digest,
+    /// The source's digest at the moment that was migrated.
+    pub source_digest: Option<Digest>,
+    /// The target's digest, of what it really holds.
+    pub target_digest: Option<Digest>,
+    /// Whether the target was found to hold what it has to.
+    pub verified: bool,
+    /// Whether it went on from where an earlier attempt stopped.
+    pub resumed: bool,
+    /// What the target could not hold.
+    pub losses: Vec<Loss>,
+    /// Ids of the first records that differ.
+    pub differences: Vec<String>,
+}
+
+impl MigratePlan {
+    /// From.
+    pub fn source(&self) -> &End {
+        &self.source
+    }
+
+    /// To.
+    pub fn target(&self) -> &End {
+        &self.target
+    }
+
+    /// How the target comes to its name.
+    pub fn action(&self) -> Action {
+        self.action
+    }
+
+    /// What no other job may work on meanwhile.
+    pub fn claims(&self) -> [String; 2] {
+        [self.target.claim(), format!("migration {}", self.key)]
+    }
+
+    /// # Errors
+    /// `InsufficientStorage`.
+    pub fn check_room(&self, engine: &Engine) -> Result<()> {
+        let available = disk::available_bytes(engine.data_dir())?;
+        check_room(Some(available), self.needed_bytes)
+    }
+
+    fn space(&self) -> Space {
+        self.described.definition.configuration.space()
+    }
+
+    /// Whether there is a moment at which the target's name leads nowhere.
+    fn gap(&self) -> bool {
+        self.action == Action::Replaced && !self.target.is_local() && !self.target.is_vectorkeep()
+    }
+
+    /// What it would do: reads both ends where that depends on the records.
+    ///
+    /// # Errors
+    /// `RemoteUnavailable`, `StorageFault`.
+    pub fn preview(&self, engine: &Engine, settings: &MigrateSettings) -> Result<MigratePreview> {
+        let mut notes = Vec::new();
+        if self.gap() {
+            notes.push(
+                "for a moment the target's name leads nowhere: a Chroma server can only rename",
+            );
+        }
+        if self.action == Action::Merged && !self.target.is_local() {
+            notes.push(
+                "records are merged into the live collection one by one; what is done stays done if it stops",
+            );
+        }
+        let surveyed = differences::survey(engine, self, settings)?;
+        let mut losses = self.losses.clone();
+        losses.extend(surveyed.losses);
+        Ok(MigratePreview {
+            records: self.described.records,
+            counts: surveyed.counts,
+            losses,
+            gap: self.gap(),
+            notes,
+        })
+    }
 }
 
 /// Checks a request.
 ///
 /// # Errors
-/// `NotFound` for the source, `NameConflict` under `fail`, `Unprocessable` when both are the same,
-/// `InsufficientStorage`.
-pub fn plan(engine: &Engine, request: MigrateRequest) -> Result<MigratePlan> {
-    if request.source == request.target {
+/// `NotFound` for the source, `NameConflict` under `fail`, `Unprocessable` when both are the same, or for what
+/// cannot be brought over; `RemoteUnavailable`.
+pub fn plan(
+    engine: &Engine,
+    request: MigrateRequest,
+    settings: &MigrateSettings,
+) -> Result<MigratePlan> {
+    let MigrateRequest { source, target, .. } = request;
+    if source.environment == target.environment && source.name == target.name {
         return Err(Error::unprocessable(
             "source and target are the same collection",
         ));
     }
-    let source = engine.collection_by_name(&request.source)?;
-    let target = decide(engine, request.target, request.on_conflict, "migrated", &[])?;
-    check_copy_room(engine, &source)?;
-    Ok(MigratePlan {
-        source: request.source,
-        source_id: source.descriptor.id,
+    let records = request.batch_size.unwrap_or(settings.batch.records);
+    if !(1..=settings.max_batch_records).contains(&records) {
+        return Err(Error::unprocessable(format!(
+            "batch_size must be 1 to {} (migration.max_batch_records)",
+            settings.max_batch_records
+        )));
+    }
+    let progress = Progress::default();
+    let described = source.source(engine, settings)?.describe(&progress)?;
+    let mut plan = MigratePlan {
+        source_id: described.id.clone(),
+        described,
+        source,
+        wanted: target.clone(),
         target,
-    })
+        action: Action::Created,
+        replaces: None,
+        on_conflict: request.on_conflict,
+        winner: request.winner,
+        size: BatchSize {
+            records,
+            bytes: settings.batch.bytes,
+        },
+        verify: request.verify,
+        allow_loss: request.allow_loss,
+        losses: Vec::new(),
+        published: false,
+        key: String::new(),
+        needed_bytes: 0,
+    };
+    plan.key = Checkpoint::key(engine, &plan);
+    decide(engine, &mut plan, settings, &progress)?;
+    let mut definition = plan.described.definition.clone();
+    let end = plan.target.target(engine, Staging::ToPublish);
+    let losses = end.fit_collection(&mut definition).into_iter();
+    plan.losses = losses
+        .map(|what| Loss {
+            what,
+            records: 0,
+            examples: Vec::new(),
+        })
+        .collect();
+    plan.needed_bytes = needed(engine, &plan)?;
+    Ok(plan)
 }
 
-/// Checks that a copy of a collection in the same store has room.
+/// Refuses what would be lost, unless that is allowed.
 ///
 /// # Errors
-/// `InsufficientStorage`.
-pub(super) fn check_copy_room(engine: &Engine, source: &CollectionInfo) -> Result<()> {
-    let needed = source.head.bytes.saturating_mul(2);
-    check_room(Some(disk::available_bytes(engine.data_dir())?), needed)
+/// `Unprocessable` that names it.
+fn check_losses(plan: &MigratePlan, losses: &[Loss]) -> Result<()> {
+    let Some(first) = losses.first().filter(|_| !plan.allow_loss) else {
+        return Ok(());
+    };
+    Err(Error::unprocessable(format!(
+        "{} cannot hold {}; nothing was written. With \"allow_loss\": true it is left out",
+        plan.target.environment, first.what
+    ))
+    .with("losses", serde_json::json!(losses)))
+}
+
+impl MigratePlan {
+    /// # Errors
+    /// `Unprocessable` that names what the target cannot hold of the collection itself.
+    pub fn check_losses(&self) -> Result<()> {
+        check_losses(self, &self.losses)
+    }
+}
+
+/// The target's name, and the way to it.
+fn decide(
+    engine: &Engine,
+    plan: &mut MigratePlan,
+    settings: &MigrateSettings,
+    progress: &Progress,
+) -> Result<()> {
+    let kept = Checkpoint::find(engine, &plan.key)?;
+    if let Some(checkpoint) = &kept
+        && checkpoint.outcome.is_some()
+    {
+        // An earlier attempt stopped while names changed: it is ended as it was begun.
+        plan.target = plan.wanted.named(checkpoint.target.clone());
+        plan.action = checkpoint.action;
+        let there = plan.target.existing(engine, progress)?;
+        let is_ours = there
+            .as_ref()
+            .is_some_and(|there| Some(&there.id) == checkpoint.staged.as_ref());
+        // What is done is done: the next request is another one, in the same process at least.
+        let age = Utc::now().signed_duration_since(checkpoint.at).to_std();
+        let late = age.unwrap_or_default() > DONE_KEPT;
+        let is_over = |process| process == settings.process || !is_ours || late;
+        if checkpoint.done_by.is_some_and(is_over) {
+            engine.remove_checkpoint(&plan.key)?;
+        } else if is_ours || there.is_none() || plan.action == Action::Replaced {
+            plan.published = is_ours;
+            plan.replaces = there.filter(|_| !is_ours);
+            return Ok(());
+        }
+        // Somebody else has taken the name.
+    }
+    let there = plan.wanted.existing(engine, progress)?;
+    let is_free = |name: &CollectionName| {
+        let other = plan.wanted.named(name.clone());
+        Ok(other.existing(engine, progress)?.is_none())
+    };
+    let (name, action) = resolve(
+        plan.wanted.name.clone(),
+        there.is_some(),
+        plan.on_conflict,
+        "migrated",
+        is_free,
+    )?;
+    plan.target = plan.wanted.named(name);
+    plan.action = action;
+    plan.replaces = there.filter(|_| matches!(action, Action::Replaced | Action::Merged));
+    if let (Action::Merged, Some(there)) = (action, &plan.replaces)
+        && let (Some(here), Some(there)) = (plan.described.definition.dimension, there.dimension)
+        && here != there
+    {
+        return Err(Error::unprocessable(format!(
+            "{} has {there} dimensions, {} {here}: they cannot be merged",
+            plan.target.name, plan.source.name
+        )));
+    }
+    Ok(())
+}
+
+/// Bytes that a record takes beside its embedding, where nobody knows.
+const ASSUMED_TEXT_BYTES: u64 = 512;
+
+fn needed(engine: &Engine, plan: &MigratePlan) -> Result<u64> {
+    if !plan.target.is_local() || plan.action == Action::Skipped {
+        return Ok(0);
+    }
+    let dimension = u64::from(plan.described.definition.dimension.unwrap_or(0));
+    let incoming = match &plan.source.remote {
+        None => engine.collection_by_name(&plan.source.name)?.head.bytes,
+        Some(_) => plan
+            .described
+            .records
+            .saturating_mul(dimension * 4 + ASSUMED_TEXT_BYTES),
+    };
+    let copies = match (&plan.replaces, plan.action) {
+        (Some(there), Action::Merged) => {
+            let there = engine.collection(local::staged_id(&there.id)?)?;
+            merge::check_dimensions(plan.described.definition.dimension, &there)?;
+            incoming.saturating_mul(2).saturating_add(there.head.bytes)
+        }
+        _ => incoming,
+    };
+    Ok(copies.saturating_mul(DISK_FACTOR))
 }
 
 /// Migrates.
 ///
 /// # Errors
 /// `NotFound` when the source is dropped meanwhile, `NameConflict` when names changed since the plan,
-/// `Canceled`, `StorageFault`. Nothing is visible then.
+/// `RemoteUnavailable`, `Unprocessable` for what the target cannot hold, `Canceled`, `StorageFault`. Nothing is
+/// visible under the target's name then.
 pub fn execute(
     engine: &Engine,
     plan: &MigratePlan,
-    catch_up: CatchUp,
+    settings: &MigrateSettings,
     progress: &Progress,
 ) -> Result<MigrateOutcome> {
     let started = std::time::Instant::now();
-    let (source, target) = (plan.source_id, &plan.target);
-    let copied = copy(engine, source, target, None, catch_up, progress)?;
+    let mut outcome = if plan.action == Action::Skipped {
+        MigrateOutcome {
+            counts: RecordCounts::all_skipped(plan.described.records),
+            ..MigrateOutcome::default()
+        }
+    } else if plan.source.is_local() && plan.target.is_local() {
+        within(engine, plan, settings, progress)?
+    } else if plan.action == Action::Merged && !plan.target.is_local() {
+        into_live::merge(engine, plan, settings, progress)?
+    } else {
+        transfer::transfer(engine, plan, settings, progress)?
+    };
+    outcome.duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Ok(outcome)
+}
+
+/// Within this store.
+fn within(
+    engine: &Engine,
+    plan: &MigratePlan,
+    settings: &MigrateSettings,
+    progress: &Progress,
+) -> Result<MigrateOutcome> {
+    let target = local_target(plan)?;
+    let source = local::staged_id(&plan.source_id)?;
+    let winner = plan.winner;
+    let copied = copy(
+        engine,
+        source,
+        (&target, winner),
+        None,
+        &settings.restore,
+        progress,
+    )?;
     Ok(MigrateOutcome {
-        source: plan.source.clone(),
-        target: plan.target.name.clone(),
-        action: plan.target.action,
         read: copied.read,
-        inserted: copied.info.head.count,
+        counts: copied.counts,
         bytes: copied.bytes,
-        duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-        source_digest: copied.source_digest,
-        target_digest: copied.info.head.digest,
+        source_digest: Some(copied.source.head.digest),
+        target_digest: Some(copied.digest),
+        // The copy compared them; of a merge, count and digest of the union.
+        verified: true,
+        ..MigrateOutcome::default()
     })
 }
 
-/// A copy that was made.
-pub(super) struct Copied {
-    /// The copy before it was published: definition and head.
-    pub(super) info: CollectionInfo,
-    source_digest: Digest,
-    read: u64,
-    bytes: u64,
+fn local_target(plan: &MigratePlan) -> Result<Target> {
+    let replaces: Option<Uuid> = match &plan.replaces {
+        Some(there) => Some(local::staged_id(&there.id)?),
+        None => None,
+    };
+    Ok(Target {
+        name: plan.target.name.clone(),
+        action: plan.action,
+        replaces,
+    })
 }
 
-/// Copies a collection aside, catches up, compares, and makes the copy visible; `root` where it is a fork.
+/// How long it is known that a migration was done, for whom the job's record may not tell.
+const DONE_KEPT: Duration = Duration::from_secs(60);
+
+/// Forgets migrations that nobody went on with, all but the newest `most`, and gives their copies up.
 ///
 /// # Errors
-/// See [`execute`].
-pub(super) fn copy(
+/// `StorageFault`, `Unavailable`.
+pub fn sweep(
     engine: &Engine,
-    source: Uuid,
-    target: &Target,
-    root: Option<Uuid>,
-    catch_up: CatchUp,
-    progress: &Progress,
-) -> Result<Copied> {
-    let found = engine.collection(source)?;
-    progress.phase("copy", found.head.count);
-    let name = target.name.clone();
-    let mut stage = Stage::new(engine, name, found.descriptor.definition.clone())?;
-    let (mut read, mut bytes) = (0, 0);
-    let mut count = |canonical: &[u8]| {
-        read += 1;
-        bytes += canonical.len() as u64;
-        progress.advance(1, canonical.len() as u64);
-    };
-    let mut last = engine.begin_cut(CutScope::Collections(vec![source])).run(
-        catch_up,
-        progress,
-        |_, layer| {
-            stage.remove(&ordinals(&layer.tombstones))?;
-            layer.for_each(|ordinal, stored| {
-                progress.check()?;
-                count(stored.canonical);
-                stage.put(ordinal, stored.canonical.to_vec())
-            })
-        },
-    )?;
-    let part = last
-        .parts
-        .remove(&source)
-        .ok_or_else(|| Error::internal("the cut lost its collection"))?;
-    stage.remove(&ordinals(&part.tombstones))?;
-    for (ordinal, _, canonical) in part.records {
-        count(&canonical);
-        stage.put(ordinal, canonical)?;
+    settings: &MigrateSettings,
+    most: usize,
+    now: DateTime<Utc>,
+) -> Result<()> {
+    let mut found = Vec::new();
+    for stored in engine.checkpoints()? {
+        found.push((checkpoint::decode(&stored)?, stored.staged));
     }
-    let expected = Expected {
-        records: part.info.head.count,
-        digest: part.info.head.digest,
-    };
-    let definition = &part.info.descriptor.definition;
-    let info = stage.finish(definition, part.info.head.next_ordinal, expected)?;
-    progress.commit()?;
-    engine.publish(&[Publication {
-        staged: stage.id(),
-        name: target.name.clone(),
-        replaces: target.replaces,
-        root,
-    }])?;
-    stage.published();
-    Ok(Copied {
-        source_digest: part.info.head.digest,
-        info,
-        read,
-        bytes,
-    })
+    found.sort_by_key(|(checkpoint, _)| std::cmp::Reverse(checkpoint.at));
+    for (index, (checkpoint, staged)) in found.into_iter().enumerate() {
+        let age = now.signed_duration_since(checkpoint.at).to_std();
+        let age = age.unwrap_or_default();
+        let kept = match checkpoint.done_by {
+            Some(_) => DONE_KEPT.min(settings.checkpoint_kept),
+            None => settings.checkpoint_kept,
+        };
+        let runs = settings.running.0.lock().contains(&checkpoint.key);
+        if runs || (index < most && age < kept) {
+            continue;
+        }
+        engine.remove_checkpoint(&checkpoint.key)?;
+        if checkpoint.done_by.is_some() {
+            continue;
+        }
+        tracing::info!(
+            environment = checkpoint.environment,
+            staging = %checkpoint.staging,
+            "a migration that nobody went on with is forgotten"
+        );
+        if let Some(staged) = staged {
+            engine.discard_staged(staged);
+        } else if let Err(error) = discard_elsewhere(settings, &checkpoint) {
+            tracing::warn!(?error, staging = %checkpoint.staging, "the copy of a migration was not removed");
+        }
+    }
+    Ok(())
 }
 
-fn ordinals(tombstones: &[Tombstone]) -> Vec<u64> {
-    tombstones
-        .iter()
-        .map(|tombstone| tombstone.ordinal)
-        .collect()
+fn discard_elsewhere(settings: &MigrateSettings, checkpoint: &Checkpoint) -> Result<()> {
+    if checkpoint.environment == LOCAL {
+        return Ok(());
+    }
+    let remote = settings.environments.get(&checkpoint.environment)?;
+    let staging = &checkpoint.staging;
+    let collection = RemoteCollection::new(remote, staging.clone());
+    collection.discard(staging, checkpoint.staged.as_deref(), &Progress::default())
 }

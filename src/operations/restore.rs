@@ -1,21 +1,28 @@
 //! Restoring: built aside from the backup's packs, proved equal to the manifest, made visible in one
 //! step. A failure or a crash before that step leaves everything as it was.
 
+mod selection;
+
+use std::path::PathBuf;
+
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use uuid::Uuid;
 
 use super::backup::check_room;
-use super::conflict::{Action, OnConflict, Target, decide};
+use super::conflict::{Action, OnConflict, RecordCounts, Target, Winner, decide};
+use super::merge::{self, Merge};
 use super::stage::{Expected, Stage};
 use crate::disk;
-use crate::engine::{Engine, Publication};
+use crate::engine::{CatchUp, CollectionInfo, Engine, Publication, Staging};
 use crate::error::{Error, Result};
-use crate::model::digest::Digest;
+use crate::model::digest::{Digest, RecordHash};
 use crate::model::names::CollectionName;
 use crate::progress::Progress;
 use crate::repository::Repository;
 use crate::repository::format::{Manifest, ManifestCollection};
-use crate::repository::reader::CollectionReader;
+pub use selection::Selection;
+use selection::{Selected, read};
 
 /// What is asked for.
 #[derive(Clone, Debug)]
@@ -26,6 +33,10 @@ pub struct RestoreRequest {
     pub collections: Option<Vec<RestoreSelection>>,
     /// What to do where the target exists.
     pub on_conflict: OnConflict,
+    /// Whose records stay in a merge.
+    pub winner: Winner,
+    /// Which records.
+    pub records: Selection,
 }
 
 /// One collection to restore.
@@ -37,19 +48,34 @@ pub struct RestoreSelection {
     pub to: CollectionName,
 }
 
+/// How a restore runs.
+#[derive(Clone, Debug)]
+pub struct RestoreSettings {
+    /// Bounds of catching up with writes to a collection that is merged into.
+    pub catch_up: CatchUp,
+    /// Where scratch files go.
+    pub scratch: PathBuf,
+}
+
 /// A checked request.
 #[derive(Clone, Debug)]
 pub struct RestorePlan {
     manifest: Manifest,
     /// Index into the manifest's collections, and where it goes.
     targets: Vec<(usize, Target)>,
+    winner: Winner,
+    records: Selection,
+    /// Bytes of disk that it takes, at most.
+    pub needed_bytes: u64,
 }
 
-impl RestorePlan {
-    /// Names of the collections that it makes or replaces.
-    pub fn target_names(&self) -> impl Iterator<Item = &CollectionName> {
-        self.targets.iter().map(|(_, target)| &target.name)
-    }
+/// What a restore would do.
+#[derive(Clone, Debug)]
+pub struct RestorePreview {
+    /// The backup.
+    pub backup: String,
+    /// Per collection: its name in the backup, where it would go, and what would happen to records.
+    pub collections: Vec<(CollectionName, Target, RecordCounts)>,
 }
 
 /// What a restore did.
@@ -74,20 +100,131 @@ pub struct RestoredCollection {
     pub to: CollectionName,
     /// How it came to it.
     pub action: Action,
-    /// Records restored.
+    /// Records in it; 0 where it was skipped.
     pub records: u64,
-    /// Its digest, recomputed from what was written.
-    pub digest: Digest,
+    /// What happened to records, beside what was there.
+    pub counts: RecordCounts,
+    /// Its digest, recomputed from what was written and compared; none where it was skipped.
+    pub digest: Option<Digest>,
+    /// Ids that were asked for and are not in the backup.
+    pub missing_ids: Vec<String>,
 }
 
 /// Sled keeps about twice the payload while it is loaded.
-const DISK_FACTOR: u64 = 2;
+pub(super) const DISK_FACTOR: u64 = 2;
+
+impl RestorePlan {
+    /// Names of the collections that it makes or replaces.
+    pub fn target_names(&self) -> impl Iterator<Item = &CollectionName> {
+        self.targets.iter().map(|(_, target)| &target.name)
+    }
+
+    fn sources(&self) -> impl Iterator<Item = (&ManifestCollection, &Target)> {
+        let sources = self.targets.iter();
+        sources.filter_map(|(index, target)| Some((self.manifest.collections.get(*index)?, target)))
+    }
+
+    /// # Errors
+    /// `InsufficientStorage`.
+    pub fn check_room(&self, engine: &Engine) -> Result<()> {
+        let available = disk::available_bytes(engine.data_dir())?;
+        check_room(Some(available), self.needed_bytes)
+    }
+
+    /// What it would do: reads the backup where that depends on the records.
+    ///
+    /// # Errors
+    /// `BackupCorrupt`, `StorageFault`.
+    pub fn preview(&self, engine: &Engine, repository: &Repository) -> Result<RestorePreview> {
+        let preview = |(source, target): (&ManifestCollection, &Target)| {
+            let counts = self.preview_of(engine, repository, source, target)?;
+            Ok((source.name.clone(), target.clone(), counts))
+        };
+        Ok(RestorePreview {
+            backup: self.manifest.id.clone(),
+            collections: self.sources().map(preview).collect::<Result<_>>()?,
+        })
+    }
+
+    fn preview_of(
+        &self,
+        engine: &Engine,
+        repository: &Repository,
+        source: &ManifestCollection,
+        target: &Target,
+    ) -> Result<RecordCounts> {
+        if target.action == Action::Skipped {
+            return Ok(RecordCounts::all_skipped(source.records));
+        }
+        if target.replaces.is_none() && self.records.is_all() {
+            return Ok(RecordCounts {
+                inserted: source.records,
+                ..RecordCounts::default()
+            });
+        }
+        let mut comparison = Comparison::with(engine, target.replaces)?;
+        let progress = Progress::default();
+        let count = |found: Selected| comparison.add(found.ordinal, &found.id, &found.hash);
+        read(repository, source, &self.records, &progress, count)?;
+        Ok(comparison.counts(target.action, self.winner))
+    }
+}
+
+/// Records that are brought in, compared by id with those that are there.
+pub(super) struct Comparison<'a> {
+    engine: &'a Engine,
+    there: Option<CollectionInfo>,
+    inserted: u64,
+    different: u64,
+    same: u64,
+}
+
+impl<'a> Comparison<'a> {
+    pub(super) fn with(engine: &'a Engine, there: Option<Uuid>) -> Result<Self> {
+        Ok(Self {
+            engine,
+            there: there.map(|id| engine.collection(id)).transpose()?,
+            inserted: 0,
+            different: 0,
+            same: 0,
+        })
+    }
+
+    pub(super) fn add(&mut self, ordinal: u64, id: &str, hash: &RecordHash) -> Result<()> {
+        let there = match &self.there {
+            None => None,
+            Some(there) => self.engine.record_hash(there.descriptor.id, id, ordinal)?,
+        };
+        match there {
+            None => self.inserted += 1,
+            Some(there) if there == *hash => self.same += 1,
+            Some(_) => self.different += 1,
+        }
+        Ok(())
+    }
+
+    pub(super) fn counts(&self, action: Action, winner: Winner) -> RecordCounts {
+        let there = self.there.as_ref().map_or(0, |info| info.head.count);
+        let stays = action == Action::Merged && winner == Winner::Existing;
+        RecordCounts {
+            inserted: self.inserted,
+            updated: if stays { 0 } else { self.different },
+            unchanged: self.same,
+            skipped: if stays { self.different } else { 0 },
+            deleted: if action == Action::Replaced {
+                there.saturating_sub(self.same + self.different)
+            } else {
+                0
+            },
+        }
+    }
+}
 
 /// Checks a request.
 ///
 /// # Errors
-/// `NotFound` for a backup or a collection in it, `NameConflict` under `fail`, `InsufficientStorage`,
-/// `BackupCorrupt` for a damaged manifest.
+/// `NotFound` for a backup or a collection in it, `NameConflict` under `fail`, `Unprocessable` for a merge of
+/// different dimensions, `BackupCorrupt` for a damaged manifest.
 pub fn plan(
     engine: &Engine,
     repository: &Repository,
@@ -123,13 +260,34 @@ pub fn plan(
         taken.push(target.name.clone());
         targets.push((index, target));
     }
-    let needed: u64 = targets
-        .iter()
-        .filter_map(|(index, _)| manifest.collections.get(*index))
-        .map(|collection| collection.raw_bytes.saturating_mul(DISK_FACTOR))
-        .sum();
-    check_room(Some(disk::available_bytes(engine.data_dir())?), needed)?;
-    Ok(RestorePlan { manifest, targets })
+    let mut plan = RestorePlan {
+        manifest,
+        targets,
+        winner: request.winner,
+        records: request.records.clone(),
+        needed_bytes: 0,
+    };
+    plan.needed_bytes = needed(engine, &plan)?;
+    Ok(plan)
+}
+
+/// Disk that a plan takes: the copies that it makes, of the backup and of what it is merged with.
+fn needed(engine: &Engine, plan: &RestorePlan) -> Result<u64> {
+    let mut needed: u64 = 0;
+    for (source, target) in plan.sources() {
+        let incoming = plan.records.share_of(source);
+        let copies = match (target.action, target.replaces) {
+            (Action::Skipped, _) => 0,
+            (Action::Merged, Some(live)) => {
+                let live = engine.collection(live)?;
+                merge::check_dimensions(source.definition.dimension, &live)?;
+                incoming.saturating_mul(2).saturating_add(live.head.bytes)
+            }
+            _ => incoming,
+        };
+        needed = needed.saturating_add(copies.saturating_mul(DISK_FACTOR));
+    }
+    Ok(needed)
 }
 
 fn find(manifest: &Manifest, selection: &RestoreSelection) -> Result<(usize, CollectionName)> {
@@ -146,64 +304,173 @@ fn find(manifest: &Manifest, selection: &RestoreSelection) -> Result<(usize, Col
     Ok((index, selection.to.clone()))
 }
 
+/// Collections that were built aside.
+#[derive(Default)]
+struct Built<'a> {
+    stages: Vec<Stage<'a>>,
+    publications: Vec<Publication>,
+    merges: Vec<(usize, Merge<'a>)>,
+    /// What is merged; given up at the end in any case.
+    consulted: Vec<Stage<'a>>,
+    restored: Vec<RestoredCollection>,
+    selected: u64,
+}
+
 /// Restores.
 ///
 /// # Errors
 /// `BackupCorrupt` naming pack and collection, `NameConflict` when names changed since the plan,
-/// `Canceled`, `StorageFault`. Nothing is visible then.
+/// `Unprocessable` when no record is selected, `Canceled`, `StorageFault`. Nothing is visible then.
 pub fn execute(
     engine: &Engine,
     repository: &Repository,
     plan: &RestorePlan,
+    settings: &RestoreSettings,
     progress: &Progress,
 ) -> Result<RestoreOutcome> {
     let started = std::time::Instant::now();
     progress.phase("copy", plan.manifest.records());
-    let mut stages = Vec::new();
-    let mut restored = Vec::new();
-    for (index, target) in &plan.targets {
-        let source = plan
-            .manifest
-            .collections
-            .get(*index)
-            .ok_or_else(|| Error::internal("the plan names a collection that is not there"))?;
-        let mut stage = Stage::new(engine, target.name.clone(), source.definition.clone())?;
-        let digest = copy(repository, source, &mut stage, progress)?;
-        restored.push(RestoredCollection {
-            name: source.name.clone(),
-            to: target.name.clone(),
-            action: target.action,
-            records: source.records,
-            digest,
-        });
-        stages.push((stage, target));
+    let mut built = Built::default();
+    for (source, target) in plan.sources() {
+        build(
+            engine,
+            repository,
+            plan,
+            (source, target),
+            settings,
+            progress,
+            &mut built,
+        )?;
     }
-    progress.commit()?;
-    let publications: Vec<Publication> = stages
-        .iter()
-        .map(|(stage, target)| Publication {
-            staged: stage.id(),
-            name: target.name.clone(),
-            replaces: target.replaces,
-            root: None,
-        })
-        .collect();
-    engine.publish(&publications)?;
-    stages.iter_mut().for_each(|(stage, _)| stage.published());
+    let skips = |restored: &RestoredCollection| restored.action == Action::Skipped;
+    if !plan.records.is_all() && built.selected == 0 && !built.restored.iter().all(skips) {
+        return Err(Error::unprocessable(format!(
+            "no record of {} is selected; nothing was changed",
+            plan.manifest.id
+        )));
+    }
+    publish(engine, &mut built, settings, progress)?;
     Ok(RestoreOutcome {
         backup: plan.manifest.id.clone(),
         created_at: plan.manifest.created_at,
-        collections: restored,
+        collections: built.restored,
         duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
     })
 }
 
-fn copy(
+fn build<'a>(
+    engine: &'a Engine,
+    repository: &Repository,
+    plan: &RestorePlan,
+    (source, target): (&ManifestCollection, &Target),
+    settings: &RestoreSettings,
+    progress: &Progress,
+    built: &mut Built<'a>,
+) -> Result<()> {
+    let mut restored = RestoredCollection {
+        name: source.name.clone(),
+        to: target.name.clone(),
+        action: target.action,
+        records: 0,
+        counts: RecordCounts::default(),
+        digest: None,
+        missing_ids: Vec::new(),
+    };
+    let merges = target.replaces.filter(|_| target.action == Action::Merged);
+    if target.action == Action::Skipped {
+        restored.counts = RecordCounts::all_skipped(source.records);
+        built.restored.push(restored);
+        return Ok(());
+    }
+    let staging = match merges {
+        Some(_) => Staging::ToConsult,
+        None => Staging::ToPublish,
+    };
+    let definition = source.definition.clone();
+    let mut stage = Stage::new(engine, target.name.clone(), definition, staging)?;
+    let compared = target.replaces.filter(|_| merges.is_none());
+    let mut comparison = Comparison::with(engine, compared)?;
+    let (info, missing_ids) = copy(
+        repository,
+        source,
+        &plan.records,
+        &mut stage,
+        &mut comparison,
+        progress,
+    )?;
+    built.selected += info.head.count;
+    restored.records = info.head.count;
+    restored.digest = Some(info.head.digest);
+    restored.counts = comparison.counts(target.action, plan.winner);
+    restored.missing_ids = missing_ids;
+    match merges {
+        Some(live) => {
+            let merge = Merge::new(engine, info, live, plan.winner, &settings.scratch)?;
+            built.merges.push((built.restored.len(), merge));
+            built.consulted.push(stage);
+        }
+        None => {
+            built.publications.push(Publication {
+                staged: stage.id(),
+                name: target.name.clone(),
+                replaces: target.replaces,
+                root: None,
+            });
+            built.stages.push(stage);
+        }
+    }
+    built.restored.push(restored);
+    Ok(())
+}
+
+/// Flips all names in one step; where something is merged, at the moment of its last round.
+fn publish(
+    engine: &Engine,
+    built: &mut Built<'_>,
+    settings: &RestoreSettings,
+    progress: &Progress,
+) -> Result<()> {
+    let Built {
+        stages,
+        publications,
+        merges,
+        restored,
+        ..
+    } = built;
+    if merges.is_empty() {
+        progress.commit()?;
+        engine.publish(publications)?;
+    } else {
+        let (merged, published) = merge::run(
+            engine,
+            merges.iter_mut().map(|(_, merge)| merge).collect(),
+            publications,
+            settings.catch_up,
+            progress,
+        )?;
+        engine.published(published)?;
+        for ((index, merge), merged) in merges.iter_mut().zip(merged) {
+            merge.published();
+            if let Some(restored) = restored.get_mut(*index) {
+                restored.records = merged.records;
+                restored.digest = Some(merged.digest);
+                restored.counts = merged.counts;
+            }
+        }
+    }
+    stages.iter_mut().for_each(Stage::published);
+    Ok(())
+}
+
+/// Copies a collection of the backup, or what is selected of it, and proves the copy right.
+pub(super) fn copy(
     repository: &Repository,
     source: &ManifestCollection,
+    records: &Selection,
     stage: &mut Stage<'_>,
+    comparison: &mut Comparison<'_>,
     progress: &Progress,
-) -> Result<Digest> {
+) -> Result<(CollectionInfo, Vec<String>)> {
     if source.definition.hash() != source.definition_hash {
         return Err(Error::backup_corrupt(format!(
             "the definition of {} does not have the hash that stands beside it",
@@ -211,20 +478,16 @@ fn copy(
         ))
         .with("collection", source.name.to_string()));
     }
-    for record in CollectionReader::open(repository, source)? {
-        let record = record?;
-        let canonical = record.record.canonical();
-        progress.advance(1, canonical.len() as u64);
-        stage.put(record.ordinal, canonical)?;
-        progress.check()?;
-    }
-    let info = stage.finish(
-        &source.definition,
-        source.next_ordinal,
-        Expected {
-            records: source.records,
-            digest: source.digest,
-        },
-    )?;
-    Ok(info.head.digest)
+    let mut expected = Expected {
+        records: 0,
+        digest: Digest::EMPTY,
+    };
+    let missing_ids = read(repository, source, records, progress, |found| {
+        expected.records += 1;
+        expected.digest.add(&found.hash);
+        comparison.add(found.ordinal, &found.id, &found.hash)?;
+        stage.put(found.ordinal, found.canonical)
+    })?;
+    let info = stage.finish(&source.definition, source.next_ordinal, expected)?;
+    Ok((info, missing_ids))
 }

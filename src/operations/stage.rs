@@ -3,7 +3,7 @@
 
 use uuid::Uuid;
 
-use crate::engine::{CollectionInfo, Engine, StagedRecord};
+use crate::engine::{CollectionInfo, Engine, StagedRecord, Staging};
 use crate::error::{Error, Result};
 use crate::model::collection::CollectionDefinition;
 use crate::model::digest::Digest;
@@ -16,6 +16,7 @@ const BATCH_BYTES: usize = 4 * 1024 * 1024;
 pub(super) struct Stage<'a> {
     engine: &'a Engine,
     id: Uuid,
+    name: CollectionName,
     batch: Vec<StagedRecord>,
     batch_bytes: usize,
     published: bool,
@@ -26,10 +27,12 @@ impl<'a> Stage<'a> {
         engine: &'a Engine,
         name: CollectionName,
         definition: CollectionDefinition,
+        staging: Staging,
     ) -> Result<Self> {
         Ok(Self {
             engine,
-            id: engine.stage(name, definition)?,
+            id: engine.stage(name.clone(), definition, staging)?,
+            name,
             batch: Vec::new(),
             batch_bytes: 0,
             published: false,
@@ -38,6 +41,11 @@ impl<'a> Stage<'a> {
 
     pub(super) fn id(&self) -> Uuid {
         self.id
+    }
+
+    /// The name that it is meant for.
+    pub(super) fn name(&self) -> &CollectionName {
+        &self.name
     }
 
     pub(super) fn put(&mut self, ordinal: u64, canonical: Vec<u8>) -> Result<()> {
@@ -57,7 +65,7 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    fn flush(&mut self) -> Result<()> {
+    pub(super) fn flush(&mut self) -> Result<()> {
         if !self.batch.is_empty() {
             self.engine.stage_records(self.id, &self.batch)?;
             self.batch.clear();

@@ -38,7 +38,20 @@ pub struct VerificationOutcome {
 }
 
 impl VerificationOutcome {
-    fn note(&mut self, problem: String) {
+    /// Nothing looked at yet.
+    pub(super) fn new(level: VerificationLevel) -> Self {
+        Self {
+            level,
+            ok: false,
+            checked_packs: 0,
+            checked_records: 0,
+            checked_bytes: 0,
+            problems: Vec::new(),
+            damaged: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn note(&mut self, problem: String) {
         if self.problems.len() < MAX_PROBLEMS {
             self.problems.push(problem);
         } else if self.problems.len() == MAX_PROBLEMS {
@@ -47,7 +60,7 @@ impl VerificationOutcome {
     }
 
     /// Damage is noted, with what it is of; what keeps from looking is an error.
-    fn judge<T>(&mut self, of: &str, outcome: Result<T>) -> Result<Option<T>> {
+    pub(super) fn judge<T>(&mut self, of: &str, outcome: Result<T>) -> Result<Option<T>> {
         match outcome {
             Ok(found) => Ok(Some(found)),
             Err(error) if error.kind() == Kind::BackupCorrupt => {
@@ -75,6 +88,21 @@ pub fn execute(
     progress: &Progress,
 ) -> Result<VerificationOutcome> {
     let outcome = check(repository, id, level, progress)?;
+    keep(repository, id, &outcome, at)?;
+    Ok(outcome)
+}
+
+/// Keeps what was found beside the backup.
+///
+/// # Errors
+/// `NotFound` when it was deleted meanwhile, `StorageFault`.
+pub(super) fn keep(
+    repository: &Repository,
+    id: &str,
+    outcome: &VerificationOutcome,
+    at: DateTime<Utc>,
+) -> Result<()> {
+    let level = outcome.level;
     // Deleted meanwhile, it may have lost its packs on the way: that is no damage.
     let manifest = match repository.backup(id) {
         Err(error) if error.kind() == Kind::NotFound => return Err(error),
@@ -84,12 +112,14 @@ pub fn execute(
     let looked_at = match level {
         VerificationLevel::Manifest => None,
         VerificationLevel::Checksums | VerificationLevel::Records => manifest,
+        // It stops at the first damage of a collection: what comes after was not looked at.
+        VerificationLevel::Drill => manifest.filter(|_| outcome.ok),
     };
     repository.mark_damaged(looked_at.iter().flat_map(Manifest::packs), &outcome.damaged)?;
     // That it looked well from afar does not replace what was seen from near.
     let earlier = repository.verification(id)?;
     if outcome.ok && earlier.is_some_and(|earlier| earlier.level > level) {
-        return Ok(outcome);
+        return Ok(());
     }
     repository.put_verification(
         id,
@@ -100,8 +130,7 @@ pub fn execute(
             checked_records: outcome.checked_records,
             checked_bytes: outcome.checked_bytes,
         },
-    )?;
-    Ok(outcome)
+    )
 }
 
 /// Verifies a backup; nothing is written.
@@ -114,21 +143,18 @@ pub fn check(
     level: VerificationLevel,
     progress: &Progress,
 ) -> Result<VerificationOutcome> {
-    let mut outcome = VerificationOutcome {
-        level,
-        ok: false,
-        checked_packs: 0,
-        checked_records: 0,
-        checked_bytes: 0,
-        problems: Vec::new(),
-        damaged: BTreeSet::new(),
-    };
+    let mut outcome = VerificationOutcome::new(level);
     if let Some(manifest) = outcome.judge(id, repository.backup(id))? {
         outcome.checked_bytes = repository.manifest_bytes(id)?;
         match level {
             VerificationLevel::Manifest => check_presence(repository, &manifest, &mut outcome)?,
             VerificationLevel::Checksums => {
                 check_bytes(repository, &manifest, progress, &mut outcome)?;
+            }
+            VerificationLevel::Drill => {
+                return Err(Error::unprocessable(
+                    "a drill is no verification: POST /drills restores the backup aside",
+                ));
             }
             VerificationLevel::Records => {
                 progress.phase("verify", manifest.records());
@@ -143,7 +169,7 @@ pub fn check(
 }
 
 /// Every pack once, however many collections refer to it.
-fn distinct_packs(manifest: &Manifest) -> impl Iterator<Item = &PackReference> {
+pub(super) fn distinct_packs(manifest: &Manifest) -> impl Iterator<Item = &PackReference> {
     let mut seen = BTreeSet::new();
     manifest.packs().filter(move |pack| seen.insert(&pack.hash))
 }

@@ -56,6 +56,8 @@ pub enum VerificationLevel {
     /// Every record, hashed; count, digest and order as the manifest says.
     #[default]
     Records,
+    /// It was restored aside, compared and queried.
+    Drill,
 }
 
 /// What may be changed of a backup after it was made, kept beside it: manifests never change.

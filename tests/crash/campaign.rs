@@ -63,6 +63,11 @@ pub(crate) struct Campaign {
 impl Campaign {
     /// Starts the service on a fresh directory. The number of rounds is that of the writes, divided.
     pub(crate) async fn begin(name: &'static str, divisor: u64) -> Self {
+        Self::begin_in(Home::new(), name, divisor).await
+    }
+
+    /// As [`Campaign::begin`], in a home that has settings of its own.
+    pub(crate) async fn begin_in(home: Home, name: &'static str, divisor: u64) -> Self {
         let rounds = match std::env::var("VECTORKEEP_CRASH_ROUNDS") {
             Ok(text) => text
                 .parse()
@@ -70,7 +75,6 @@ impl Campaign {
             Err(_) => DEFAULT_ROUNDS,
         };
         let seed = random::seed();
-        let home = Home::new();
         let mut campaign = Self {
             name,
             seed,

@@ -8,6 +8,7 @@ use crate::records::{self, COLLECTIONS, Known, Record, Records, differences};
 use crate::service::{Answer, Api};
 
 /// A collection as it was found.
+#[derive(PartialEq)]
 struct Found {
     id: String,
     digest: String,
@@ -79,6 +80,25 @@ impl State {
             known.name,
             differences(found, &known.records)
         );
+    }
+
+    /// Fails unless these collections are as they were in every respect, their ids and their order included.
+    pub(crate) fn assert_same<'a>(
+        &self,
+        before: &Self,
+        names: impl IntoIterator<Item = &'a str>,
+        at: &str,
+    ) {
+        for name in names {
+            let (found, expected) = (&self.collections[name], &before.collections[name]);
+            assert!(
+                found == expected,
+                "{at}: {name} was {}, is {}, and changed at {:?}",
+                expected.id,
+                found.id,
+                differences(&found.records, &expected.records)
+            );
+        }
     }
 
     /// Makes a full backup and exports it: both must say what the collections say, in their order.
@@ -158,6 +178,17 @@ fn sound(check: &Value, at: &str) -> (String, (u64, String)) {
     let name = name.rsplit('/').next().unwrap().to_owned();
     let digest = observed["digest"].as_str().unwrap().to_owned();
     (name, (count.unwrap(), digest))
+}
+
+/// Drops all collections: then nothing lives in the store any more, or it is one that is staged.
+pub(crate) async fn assert_nothing_staged(api: &Api, at: &str) {
+    for name in list(api, at).await.into_keys() {
+        let (status, answer) = api.delete(&format!("{COLLECTIONS}/{name}")).await;
+        assert_eq!(status, 200, "{at}: dropping {name}: {answer}");
+    }
+    let (status, job) = api.post("/compactions?wait=true", &json!({})).await;
+    assert_eq!(status, 200, "{at}: {job}");
+    assert_eq!(job["result"]["live_bytes"], 0, "{at}: still staged: {job}");
 }
 
 async fn assert_nothing_runs(api: &Api, at: &str) {

@@ -4,15 +4,15 @@
 //! request, under one version that only grows: what is found after a crash must be the slot as it was
 //! acknowledged last, or as the one operation under way would leave it, and never a part of either.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::checks::State;
 use crate::random::Random;
-use crate::records::{self, Encoding, Record, Records};
-use crate::service::Api;
+use crate::records::{self, COLLECTIONS, Encoding, Record, Records};
+use crate::service::{Answer, Api};
 
 /// What a slot holds: all its ids at this version, or none of them.
 type Content = Option<u64>;
@@ -63,7 +63,10 @@ const DELETES: Habits = Habits {
 };
 
 struct Writer {
-    collection: String,
+    /// The collection's name.
+    collection: &'static str,
+    /// Its id, as far as this writer knows: a merge puts another collection under the name.
+    id: String,
     slots: Vec<Slot>,
     version: u64,
     encoding: Encoding,
@@ -98,7 +101,7 @@ enum Operation {
 }
 
 impl Writer {
-    fn new(name: &str, collection: &str, habits: Habits, seed: u64) -> Self {
+    fn new(name: &str, (collection, id): (&'static str, &str), habits: Habits, seed: u64) -> Self {
         let mut random = Random::of((name, seed));
         let slots = (0..habits.slots)
             .map(|slot| {
@@ -114,7 +117,8 @@ impl Writer {
             })
             .collect();
         Self {
-            collection: collection.to_owned(),
+            collection,
+            id: id.to_owned(),
             slots,
             version: 0,
             encoding: habits.encoding,
@@ -161,10 +165,8 @@ impl Writer {
             }
         };
         slot.in_flight = Some(becomes);
-        let path = records::records_path(&self.collection, verb);
-        // Some clients send again what they think was lost: each answer has to be as good as the other.
-        let twice = self.random.percent(TWICE);
-        let answers = api.try_post_times(twice, &path, &body).await;
+        let answers = self.send(api, verb, &body).await;
+        let slot = &mut self.slots[index];
         let expected = if verb == "add" { 201 } else { 200 };
         for (status, answer) in answers.iter().flatten() {
             assert_eq!(*status, expected, "{verb} on {}: {answer}", slot.ids[0]);
@@ -177,6 +179,43 @@ impl Writer {
             self.tally.acknowledged += 1;
         }
         answered == answers.len()
+    }
+
+    /// Sends a request until it is not refused because another collection has taken the name over: under the
+    /// old id nothing was done then.
+    async fn send(&mut self, api: &Api, verb: &str, body: &Value) -> Vec<Option<Answer>> {
+        // Some clients send again what they think was lost: each answer has to be as good as the other.
+        let twice = self.random.percent(TWICE);
+        loop {
+            let path = records::records_path(&self.id, verb);
+            let mut answers = api.try_post_times(twice, &path, body).await;
+            let sent = answers.len();
+            answers.retain(|answer| !matches!(answer, Some((404, _))));
+            if answers.len() == sent {
+                return answers;
+            }
+            if !self.follow(api).await {
+                answers.push(None);
+            }
+            if !answers.is_empty() {
+                return answers;
+            }
+        }
+    }
+
+    /// Looks for the collection that has the name now; false when the service was killed first.
+    async fn follow(&mut self, api: &Api) -> bool {
+        let path = format!("{COLLECTIONS}/{}", self.collection);
+        let Some((status, found)) = api.try_get(&path).await else {
+            return false;
+        };
+        assert_eq!(status, 200, "{}: {found}", self.collection);
+        let Some(id) = found["id"].as_str() else {
+            return false;
+        };
+        assert_ne!(id, self.id, "{} is there and was not", self.collection);
+        id.clone_into(&mut self.id);
+        true
     }
 
     /// Compares what was found with what was acknowledged, and takes it as the truth from here on. What
@@ -231,7 +270,7 @@ impl Slot {
 pub(crate) struct Load {
     writers: Vec<Writer>,
     running: JoinSet<Writer>,
-    collections: BTreeMap<&'static str, String>,
+    collections: BTreeSet<&'static str>,
 }
 
 impl Load {
@@ -242,13 +281,25 @@ impl Load {
         per_kind: usize,
         seed: u64,
     ) -> Self {
+        let mut made = Vec::new();
+        for name in collections {
+            made.push((*name, records::create_collection(api, name).await));
+        }
+        Self::beside(made, per_kind, seed)
+    }
+
+    /// This many writers of each kind in each of these collections, which may hold other records too.
+    pub(crate) fn beside(
+        collections: impl IntoIterator<Item = (&'static str, String)>,
+        per_kind: usize,
+        seed: u64,
+    ) -> Self {
         let mut load = Self {
             writers: Vec::new(),
             running: JoinSet::new(),
-            collections: BTreeMap::new(),
+            collections: BTreeSet::new(),
         };
-        for name in collections {
-            let id = records::create_collection(api, name).await;
+        for (name, id) in collections {
             let kinds = [
                 ("batches", BATCHES),
                 ("singles", SINGLES),
@@ -257,10 +308,12 @@ impl Load {
             for (kind, habits) in kinds {
                 for number in 0..per_kind {
                     let writer = format!("{name}.{kind}{number}");
-                    load.writers.push(Writer::new(&writer, &id, habits, seed));
+                    let collection = (name, id.as_str());
+                    load.writers
+                        .push(Writer::new(&writer, collection, habits, seed));
                 }
             }
-            load.collections.insert(name, id);
+            load.collections.insert(name);
         }
         load
     }
@@ -279,28 +332,44 @@ impl Load {
 
     /// Checks that every acknowledged operation is there and nothing is torn.
     pub(crate) fn settle(&mut self, state: &State, at: &str) {
-        for (name, id) in &self.collections {
+        for (name, others) in self.settle_theirs(state, at) {
+            let unknown: Vec<_> = others.keys().take(5).collect();
+            assert!(unknown.is_empty(), "{at}: {name} holds {unknown:?}");
+        }
+    }
+
+    /// The same of collections that hold other records too; returns those.
+    pub(crate) fn settle_theirs(
+        &mut self,
+        state: &State,
+        at: &str,
+    ) -> BTreeMap<&'static str, Records> {
+        let mut others = BTreeMap::new();
+        for name in &self.collections {
             let mut found = state.records(name).clone();
             let theirs = self
                 .writers
                 .iter_mut()
-                .filter(|writer| writer.collection == *id);
-            theirs.for_each(|writer| writer.settle(&mut found, at));
-            let unknown: Vec<_> = found.keys().take(5).collect();
-            assert!(unknown.is_empty(), "{at}: {name} holds {unknown:?}");
+                .filter(|writer| writer.collection == *name);
+            for writer in theirs {
+                state.id(name).clone_into(&mut writer.id);
+                writer.settle(&mut found, at);
+            }
+            others.insert(*name, found);
         }
+        others
     }
 
     /// Checks that a copy of a writers' collection, made at some moment before now, holds whole batches
     /// only, and none that is newer than what is live.
     pub(crate) fn assert_copy_is_whole(&self, name: &str, mut copy: Records, at: &str) {
-        let Some(id) = self.collections.get(name) else {
+        if !self.collections.contains(name) {
             return;
-        };
+        }
         let theirs = self
             .writers
             .iter()
-            .filter(|writer| writer.collection == *id);
+            .filter(|writer| writer.collection == name);
         for slot in theirs.flat_map(|writer| &writer.slots) {
             let copied = slot.whole(&mut copy, at);
             assert!(
@@ -315,7 +384,7 @@ impl Load {
 
     /// Names of the collections.
     pub(crate) fn names(&self) -> Vec<&'static str> {
-        self.collections.keys().copied().collect()
+        self.collections.iter().copied().collect()
     }
 
     pub(crate) fn tally(&self) -> Tally {

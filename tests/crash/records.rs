@@ -226,6 +226,14 @@ impl Known {
         self.records.extend(named);
     }
 
+    /// Deletes records.
+    pub(crate) async fn remove(&mut self, api: &Api, ids: Vec<String>) {
+        let path = records_path(&self.id, "delete");
+        let (status, answer) = api.post(&path, &json!({"ids": ids})).await;
+        assert_eq!(status, 200, "changing {}: {answer}", self.name);
+        self.records.retain(|id, _| !ids.contains(id));
+    }
+
     /// Changes it: of each ten records one goes, one comes anew, some get this version.
     pub(crate) async fn change(&mut self, api: &Api, version: u64) {
         let mut random = Random::of((self.name, version));
@@ -240,10 +248,7 @@ impl Known {
                 _ => {}
             }
         }
-        let path = records_path(&self.id, "delete");
-        let (status, answer) = api.post(&path, &json!({"ids": gone})).await;
-        assert_eq!(status, 200, "changing {}: {answer}", self.name);
-        self.records.retain(|id, _| !gone.contains(id));
+        self.remove(api, gone).await;
         self.put(api, put).await;
     }
 }

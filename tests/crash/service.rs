@@ -24,12 +24,20 @@ const LOG_TAIL_LINES: usize = 40;
 /// Data, repository and log; they outlive every process. Kept on disk when the test fails.
 pub(crate) struct Home {
     directory: TempDir,
+    /// Variables of every process beside those that all have.
+    settings: Vec<(String, String)>,
 }
 
 impl Home {
     pub(crate) fn new() -> Self {
+        Self::with(Vec::new())
+    }
+
+    /// With variables that every process gets.
+    pub(crate) fn with(settings: Vec<(String, String)>) -> Self {
         Self {
             directory: tempfile::tempdir().unwrap(),
+            settings,
         }
     }
 
@@ -81,6 +89,7 @@ impl Home {
             // What nothing needs goes at once: the most dangerous setting.
             .env("VECTORKEEP__REPOSITORY__GRACE_MS", "0")
             .env("VECTORKEEP__LOG__LEVEL", "warn")
+            .envs(self.settings.clone())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -202,6 +211,11 @@ pub(crate) struct Api {
 }
 
 impl Api {
+    /// The address of the process.
+    pub(crate) fn base(&self) -> &str {
+        &self.base
+    }
+
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.client.request(method, format!("{}{path}", self.base))
     }
@@ -243,6 +257,11 @@ impl Api {
         vec![one, other]
     }
 
+    /// A GET that a kill may interrupt.
+    pub(crate) async fn try_get(&self, path: &str) -> Option<Answer> {
+        self.send(self.request(Method::GET, path)).await
+    }
+
     /// A DELETE that a kill may interrupt.
     pub(crate) async fn try_delete(&self, path: &str) -> Option<Answer> {
         self.send(self.request(Method::DELETE, path)).await
@@ -256,7 +275,7 @@ impl Api {
 
     /// A GET that has to be answered.
     pub(crate) async fn get(&self, path: &str) -> Answer {
-        let answer = self.send(self.request(Method::GET, path)).await;
+        let answer = self.try_get(path).await;
         answer.expect("nobody kills the service now")
     }
 

@@ -618,7 +618,7 @@ async fn one_job_at_a_time_makes_a_collection() {
 #[tokio::test(flavor = "multi_thread")]
 async fn finished_jobs_are_forgotten_after_their_time() {
     let mut service = Service::with(|config| {
-        config.jobs.kept_ms = 1;
+        config.jobs.kept_ms = 300;
         config.repository.sweep_interval_ms = 10;
     })
     .await;

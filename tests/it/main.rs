@@ -14,6 +14,8 @@ mod chroma;
 mod compactions;
 mod conventions;
 mod demo;
+mod drills;
+mod environments;
 mod harness;
 mod health;
 mod jobs;

@@ -255,12 +255,13 @@ async fn impossible_migrations_are_refused_and_change_nothing() {
         ),
         (with("/source", json!({})), 422, "collection"),
         (plus("on_conflit", json!("replace")), 422, "on_conflit"),
-        (plus("on_conflict", json!("skip")), 422, "skip"),
-        (plus("on_conflict", json!("merge")), 422, "merge"),
+        (plus("on_conflict", json!("overwrite")), 422, "overwrite"),
         (plus("merge_winner", json!("source")), 422, "merge_winner"),
-        (plus("batch_size", json!(100)), 422, "batch_size"),
-        (plus("verify", json!(false)), 422, "verify"),
-        (plus("dry_run", json!(true)), 422, "dry_run"),
+        (plus("merge_winner", json!("backup")), 422, "merge_winner"),
+        (plus("batch_size", json!(0)), 422, "batch_size"),
+        (plus("batch_size", json!(1_000_000)), 422, "batch_size"),
+        (plus("verify", json!("no")), 422, "verify"),
+        (plus("dry_run", json!(1)), 422, "dry_run"),
         (json!({"source": {"collection": "source"}}), 422, "target"),
     ] {
         let shown = body.to_string();

@@ -1,6 +1,10 @@
 //! Restoring: every policy, every bit, and nothing at all when the backup is damaged.
 
 mod damage;
+mod merging;
+mod policies;
+mod round_trip;
+mod selection;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,7 +19,7 @@ use crate::harness::{
 };
 
 const RESULT: [&str; 3] = ["backup", "collections", "duration_ms"];
-const RESTORED: [&str; 10] = [
+const RESTORED: [&str; 11] = [
     "name",
     "to",
     "action",
@@ -24,6 +28,7 @@ const RESTORED: [&str; 10] = [
     "updated",
     "unchanged",
     "skipped",
+    "deleted",
     "digest",
     "verified",
 ];
@@ -49,7 +54,9 @@ async fn restored(http: &Http, body: Value) -> Value {
     for collection in result["collections"].as_array().unwrap() {
         assert_members(collection, &RESTORED);
         assert_eq!(collection["verified"], true);
-        assert_eq!(collection["inserted"], collection["records"]);
+        let counts = ["inserted", "updated", "unchanged"].map(|count| &collection[count]);
+        let sum: u64 = counts.into_iter().filter_map(Value::as_u64).sum();
+        assert_eq!(collection["records"], sum);
     }
     result
 }

@@ -296,7 +296,7 @@ pub(in crate::api) async fn fork_collection(
             let id = collection_id(&id)?;
             let request: ForkCollectionRequest = body.parse()?;
             check_name(&request.new_name).map_err(field("new_name"))?;
-            fork::fork(app.engine(), id, request.new_name, app.catch_up())
+            fork::fork(app.engine(), id, request.new_name, &app.restore_settings())
         })
         .await?;
     Ok(Json(info.into()))

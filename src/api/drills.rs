@@ -1,0 +1,73 @@
+//! `/drills`.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use chrono::Utc;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::ToSchema;
+
+use super::error::Problem;
+use super::extract::OperationBody;
+use super::jobs::{Asked, JobResponse, KeyHeader, Planned, WaitQuery, run_job};
+use super::openapi::RESTORE;
+use crate::app::App;
+use crate::error::Result;
+use crate::jobs::JobKind;
+use crate::operations::drill;
+use crate::progress::Progress;
+
+fn latest() -> String {
+    "latest".to_owned()
+}
+
+/// Which backup to rehearse with.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = DrillRequest)]
+pub(super) struct DrillBody {
+    /// A backup's id, or `latest`.
+    #[serde(default = "latest")]
+    #[schema(default = "latest", example = "latest")]
+    backup: String,
+}
+
+/// Rehearse a restore
+///
+/// Every collection of the backup is restored aside, compared by digest, count and definition, asked for nearest
+/// neighbours that are compared with brute force, and dropped. The result is `{"backup", "ok", "collections",
+/// "checked_records", "queries", "restore_ms", "first_query_ms", "problems"}`; it stands in the backup as its
+/// verification of level `drill`. Nothing checked is never ok.
+#[utoipa::path(post, path = "/drills", tag = RESTORE, params(WaitQuery, KeyHeader),
+    request_body(content = DrillBody, example = json!({"backup": "latest"})),
+    responses(
+        (status = 200, description = "It went well (with `wait`)", body = JobResponse),
+        (status = 202, description = "Queued", body = JobResponse),
+        (status = 404, description = "No such backup"),
+        (status = 422, description = "It did not go well (with `wait`), a damaged manifest, or a bad request"),
+        (status = 429, description = "Too many jobs are waiting"),
+        (status = 507, description = "Not enough room on the disk"),
+    ))]
+pub(super) async fn create_drill(
+    State(app): State<App>,
+    asked: Asked,
+    OperationBody(body): OperationBody<DrillBody>,
+) -> Result<Response, Problem> {
+    let verb = asked.verb(JobKind::Drill, json!(body));
+    run_job(&app, verb, StatusCode::OK, move |app| {
+        let repository = app.repository()?;
+        let manifest = drill::plan(app.engine(), &repository, &body.backup)?;
+        let (engine, settings) = (app.engine().clone(), app.drill_settings());
+        Ok(Planned::new(Box::new(move |progress: &Progress| {
+            let now = Utc::now();
+            let outcome = drill::execute(&engine, &repository, &manifest, settings, now, progress)?;
+            if outcome.ok {
+                Ok(json!(outcome))
+            } else {
+                Err(drill::failure(&outcome))
+            }
+        })))
+    })
+    .await
+}
