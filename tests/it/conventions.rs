@@ -150,14 +150,16 @@ async fn bodies_over_the_limit_are_refused_whole() {
     let answer = tokio::task::spawn_blocking(move || {
         let mut stream = TcpStream::connect(address).unwrap();
         let head = "POST /backups HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n";
-        stream.write_all(head.as_bytes()).unwrap();
         let body = format!("{{\"labels\":{{\"long\":\"{long}\"}}}}");
+        let mut message = head.as_bytes().to_vec();
         for chunk in body.as_bytes().chunks(1_000) {
-            stream.write_all(format!("{:x}\r\n", chunk.len()).as_bytes()).unwrap();
-            stream.write_all(chunk).unwrap();
-            stream.write_all(b"\r\n").unwrap();
+            message.extend(format!("{:x}\r\n", chunk.len()).as_bytes());
+            message.extend(chunk);
+            message.extend(b"\r\n");
         }
-        stream.write_all(b"0\r\n\r\n").unwrap();
+        message.extend(b"0\r\n\r\n");
+        // In one piece: the answer comes before the last of it is read.
+        stream.write_all(&message).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         answer
