@@ -1,5 +1,6 @@
 //! The application: opens everything once, owns it, shuts it down in order.
 
+mod settings;
 mod spool;
 mod work;
 
@@ -13,19 +14,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
 use crate::config::{Config, DurabilityMode};
-use crate::engine::{CatchUp, Durability, Engine, EngineOptions, OpenOptions};
-use crate::environments::{BatchSize, Environments, RemoteLimits};
+use crate::engine::{Durability, Engine, EngineOptions, OpenOptions};
+use crate::environments::Environments;
 use crate::error::{Error, Kind, Result};
 use crate::health::deep::DeepChecks;
 use crate::jobs::{JobKind, JobLimits, JobState, Jobs, Submission};
-use crate::model::filter;
-use crate::operations::backup::BackupSettings;
 use crate::operations::compact::{self, CompactionTrigger};
 use crate::operations::delete;
-use crate::operations::drill::DrillSettings;
-use crate::operations::import::ImportSettings;
-use crate::operations::migrate::{self, MigrateSettings, RunningMigrations};
-use crate::operations::restore::RestoreSettings;
+use crate::operations::migrate::{self, RunningMigrations};
 use crate::repository::{BackendOptions, LockSettings, Repository, RepositoryOptions};
 
 pub use spool::Spooled;
@@ -81,7 +77,7 @@ impl App {
     pub fn open(config: Config, runtime: Handle) -> Result<Self> {
         let at = repository_options(&config);
         Repository::check_settings(&at, runtime.clone())?;
-        let environments = environments(&config, &runtime)?;
+        let environments = settings::environments(&config, &runtime)?;
         let storage = &config.storage;
         let engine = Engine::open(EngineOptions {
             store: OpenOptions {
@@ -226,6 +222,11 @@ impl App {
         &self.inner.jobs
     }
 
+    /// Other places that collections live in.
+    pub fn environments(&self) -> &Environments {
+        &self.inner.environments
+    }
+
     /// What deep health checks found last.
     pub fn deep_checks(&self) -> &DeepChecks {
         &self.inner.deep_checks
@@ -320,93 +321,6 @@ impl App {
         &self.inner.uploads
     }
 
-    /// Settings of an import.
-    pub fn import_settings(&self) -> ImportSettings {
-        let config = &self.inner.config;
-        ImportSettings {
-            packs: self.backup_settings().packs(),
-            max_record_bytes: config.repository.max_import_record_bytes,
-            memory_bytes: config.jobs.memory_bytes,
-            scratch: spool::directory(&config.storage.data_dir),
-            max_label_bytes: config.repository.max_label_bytes,
-            max_collections: config.repository.max_import_collections,
-            num_threads: std::thread::available_parallelism().map_or(1, usize::from),
-        }
-    }
-
-    /// Settings of a backup.
-    pub fn backup_settings(&self) -> BackupSettings {
-        let repository = &self.inner.config.repository;
-        BackupSettings {
-            compression_level: repository.compression_level,
-            pack_bytes: repository.pack_bytes,
-            pack_threads: repository.pack_threads,
-            max_layers: repository.max_layers,
-            max_label_bytes: repository.max_label_bytes,
-            catch_up: self.catch_up(),
-        }
-    }
-
-    /// Other places that collections live in.
-    pub fn environments(&self) -> &Environments {
-        &self.inner.environments
-    }
-
-    /// Settings of a migration.
-    pub fn migrate_settings(&self) -> MigrateSettings {
-        let config = &self.inner.config.migration;
-        MigrateSettings {
-            process: self.inner.process,
-            running: self.inner.migrations.clone(),
-            environments: self.inner.environments.clone(),
-            restore: self.restore_settings(),
-            batch: BatchSize {
-                records: config.batch_records,
-                bytes: config.batch_bytes,
-            },
-            max_batch_records: config.max_batch_records,
-            max_differences: config.max_differences,
-            max_checkpoints: config.max_checkpoints,
-            checkpoint_kept: Duration::from_millis(config.checkpoint_kept_ms),
-        }
-    }
-
-    /// Settings of a drill.
-    pub fn drill_settings(&self) -> DrillSettings {
-        let config = &self.inner.config.drill;
-        DrillSettings {
-            queries: config.queries,
-            results: config.results,
-        }
-    }
-
-    /// Settings of a restore.
-    pub fn restore_settings(&self) -> RestoreSettings {
-        RestoreSettings {
-            catch_up: self.catch_up(),
-            scratch: spool::directory(&self.inner.config.storage.data_dir),
-        }
-    }
-
-    /// Bounds of a backup's, a migration's and a fork's catching up.
-    pub fn catch_up(&self) -> CatchUp {
-        let repository = &self.inner.config.repository;
-        CatchUp {
-            max_last_round: repository.max_last_round,
-            max_rounds: repository.max_rounds,
-        }
-    }
-
-    /// Bounds of filters.
-    pub fn filter_limits(&self) -> filter::Limits {
-        let query = &self.inner.config.query;
-        filter::Limits {
-            max_depth: query.max_filter_depth,
-            max_nodes: query.max_filter_nodes,
-            max_regex_bytes: query.max_regex_bytes,
-        }
-    }
-
     /// Runs a blocking call on a thread for such.
     ///
     /// # Errors
@@ -472,25 +386,6 @@ impl App {
         self.inner.jobs.drain(grace).await;
         self.blocking(|app| app.engine().close()).await
     }
-}
-
-/// Clients of the configured environments.
-fn environments(config: &Config, runtime: &Handle) -> Result<Environments> {
-    let migration = &config.migration;
-    let limits = RemoteLimits {
-        request_timeout: Duration::from_millis(migration.request_timeout_ms),
-        max_retries: migration.max_retries,
-        retry_timeout: Duration::from_millis(migration.retry_timeout_ms),
-        max_requests: migration.max_requests,
-        max_request_bytes: migration.batch_bytes,
-        max_answer_bytes: migration.max_answer_bytes,
-        probe_timeout: Duration::from_millis(migration.probe_timeout_ms),
-    };
-    let settings = config.environments.iter();
-    let settings: Result<_> = settings
-        .map(|(name, found)| Ok((name.clone(), found.settings(name)?)))
-        .collect();
-    Environments::open(settings?, &limits, runtime)
 }
 
 /// How the configured repository is opened.

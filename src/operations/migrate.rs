@@ -7,154 +7,36 @@
 mod checkpoint;
 mod copy;
 mod differences;
+mod ends;
 mod into_live;
 mod local;
 mod transfer;
+mod unfinished;
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-use parking_lot::Mutex;
+use chrono::Utc;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use self::checkpoint::Checkpoint;
 pub(super) use self::copy::{check_copy_room, copy};
-use self::local::{LocalSource, LocalTarget};
+pub use self::ends::End;
+use self::ends::Existing;
+use self::unfinished::DONE_KEPT;
+pub use self::unfinished::{RunningMigrations, sweep};
 use super::backup::check_room;
-use super::conflict::{Action, OnConflict, RecordCounts, Target, Winner, existing, resolve};
+use super::conflict::{Action, OnConflict, RecordCounts, Target, Winner, resolve};
 use super::merge;
 use super::restore::{DISK_FACTOR, RestoreSettings};
 use crate::disk;
 use crate::engine::{Engine, Staging};
-use crate::environments::{
-    BatchSize, Description, EnvironmentKind, Environments, LOCAL, Loss, Remote, RemoteCollection,
-    Source, Target as TargetEnd,
-};
+use crate::environments::{BatchSize, Description, Environments, Loss};
 use crate::error::{Error, Result};
 use crate::model::configuration::Space;
 use crate::model::digest::Digest;
 use crate::model::names::CollectionName;
 use crate::progress::Progress;
-
-/// One end of a migration.
-#[derive(Clone)]
-pub struct End {
-    /// The environment's name.
-    pub environment: String,
-    /// `None`: this store.
-    remote: Option<Arc<Remote>>,
-    /// The collection there.
-    pub name: CollectionName,
-}
-
-impl End {
-    /// The collection of an environment; what is not given is the environment's own.
-    ///
-    /// # Errors
-    /// `NotFound` for an unknown environment.
-    pub fn new(
-        environments: &Environments,
-        environment: String,
-        tenant: Option<&str>,
-        database: Option<&str>,
-        name: &str,
-    ) -> Result<Self> {
-        if environment == LOCAL {
-            return Ok(Self {
-                environment,
-                remote: None,
-                name: CollectionName::with_defaults(tenant, database, name),
-            });
-        }
-        let remote = environments.get(&environment)?;
-        let settings = remote.settings();
-        let tenant = tenant.unwrap_or(&settings.tenant);
-        let database = database.unwrap_or(&settings.database);
-        Ok(Self {
-            environment,
-            name: CollectionName::new(tenant, database, name),
-            remote: Some(remote),
-        })
-    }
-
-    fn is_local(&self) -> bool {
-        self.remote.is_none()
-    }
-
-    fn is_vectorkeep(&self) -> bool {
-        let kind = self.remote.as_ref().map(|remote| remote.settings().kind);
-        kind == Some(EnvironmentKind::Vectorkeep)
-    }
-
-    fn named(&self, name: CollectionName) -> Self {
-        Self {
-            name,
-            ..self.clone()
-        }
-    }
-
-    /// What no other job may make or replace meanwhile.
-    pub fn claim(&self) -> String {
-        match &self.remote {
-            None => format!("collection {}", self.name),
-            Some(_) => format!("collection {} of {}", self.name, self.environment),
-        }
-    }
-
-    fn collection(&self, remote: &Arc<Remote>) -> RemoteCollection {
-        RemoteCollection::new(Arc::clone(remote), self.name.clone())
-    }
-
-    fn source(&self, engine: &Engine, settings: &MigrateSettings) -> Result<Box<dyn Source>> {
-        Ok(match &self.remote {
-            Some(remote) => Box::new(self.collection(remote)),
-            None => Box::new(LocalSource {
-                engine: engine.clone(),
-                id: engine.collection_by_name(&self.name)?.descriptor.id,
-                catch_up: settings.restore.catch_up,
-            }),
-        })
-    }
-
-    fn target(&self, engine: &Engine, staging: Staging) -> Box<dyn TargetEnd> {
-        match &self.remote {
-            Some(remote) => Box::new(self.collection(remote)),
-            None => Box::new(LocalTarget {
-                engine: engine.clone(),
-                staging,
-            }),
-        }
-    }
-
-    /// The collection that has the name now: its id, dimension and number of records.
-    fn existing(&self, engine: &Engine, progress: &Progress) -> Result<Option<Existing>> {
-        let Some(remote) = &self.remote else {
-            return Ok(existing(engine, &self.name)?.map(|info| Existing {
-                id: info.descriptor.id.to_string(),
-                dimension: info.descriptor.definition.dimension,
-                records: info.head.count,
-            }));
-        };
-        if remote.id_of(&self.name, progress)?.is_none() {
-            return Ok(None);
-        }
-        let found = self.collection(remote).describe(progress)?;
-        Ok(Some(Existing {
-            id: found.id,
-            dimension: found.definition.dimension,
-            records: found.records,
-        }))
-    }
-}
-
-struct Existing {
-    id: String,
-    dimension: Option<u32>,
-    records: u64,
-}
 
 /// What is asked for.
 pub struct MigrateRequest {
@@ -172,26 +54,6 @@ pub struct MigrateRequest {
     pub verify: bool,
     /// Whether what the target cannot hold may be left out.
     pub allow_loss: bool,
-}
-
-/// Keys of migrations that run: a sweep leaves them alone.
-#[derive(Clone, Default)]
-pub struct RunningMigrations(Arc<Mutex<BTreeSet<String>>>);
-
-/// One of them, until it is dropped.
-struct RunningMigration(RunningMigrations, String);
-
-impl RunningMigrations {
-    fn enter(&self, key: &str) -> RunningMigration {
-        self.0.lock().insert(key.to_owned());
-        RunningMigration(self.clone(), key.to_owned())
-    }
-}
-
-impl Drop for RunningMigration {
-    fn drop(&mut self) {
-        self.0.0.lock().remove(&self.1);
-    }
 }
 
 /// How a migration runs.
@@ -586,61 +448,4 @@ fn local_target(plan: &MigratePlan) -> Result<Target> {
         action: plan.action,
         replaces,
     })
-}
-
-/// How long it is known that a migration was done, for whom the job's record may not tell.
-const DONE_KEPT: Duration = Duration::from_secs(60);
-
-/// Forgets migrations that nobody went on with, all but the newest `most`, and gives their copies up.
-///
-/// # Errors
-/// `StorageFault`, `Unavailable`.
-pub fn sweep(
-    engine: &Engine,
-    settings: &MigrateSettings,
-    most: usize,
-    now: DateTime<Utc>,
-) -> Result<()> {
-    let mut found = Vec::new();
-    for stored in engine.checkpoints()? {
-        found.push((checkpoint::decode(&stored)?, stored.staged));
-    }
-    found.sort_by_key(|(checkpoint, _)| std::cmp::Reverse(checkpoint.at));
-    for (index, (checkpoint, staged)) in found.into_iter().enumerate() {
-        let age = now.signed_duration_since(checkpoint.at).to_std();
-        let age = age.unwrap_or_default();
-        let kept = match checkpoint.done_by {
-            Some(_) => DONE_KEPT.min(settings.checkpoint_kept),
-            None => settings.checkpoint_kept,
-        };
-        let runs = settings.running.0.lock().contains(&checkpoint.key);
-        if runs || (index < most && age < kept) {
-            continue;
-        }
-        engine.remove_checkpoint(&checkpoint.key)?;
-        if checkpoint.done_by.is_some() {
-            continue;
-        }
-        tracing::info!(
-            environment = checkpoint.environment,
-            staging = %checkpoint.staging,
-            "a migration that nobody went on with is forgotten"
-        );
-        if let Some(staged) = staged {
-            engine.discard_staged(staged);
-        } else if let Err(error) = discard_elsewhere(settings, &checkpoint) {
-            tracing::warn!(?error, staging = %checkpoint.staging, "the copy of a migration was not removed");
-        }
-    }
-    Ok(())
-}
-
-fn discard_elsewhere(settings: &MigrateSettings, checkpoint: &Checkpoint) -> Result<()> {
-    if checkpoint.environment == LOCAL {
-        return Ok(());
-    }
-    let remote = settings.environments.get(&checkpoint.environment)?;
-    let staging = &checkpoint.staging;
-    let collection = RemoteCollection::new(remote, staging.clone());
-    collection.discard(staging, checkpoint.staged.as_deref(), &Progress::default())
 }

@@ -113,6 +113,9 @@ impl Transfer<'_> {
             attempt => attempt?,
         }
         self.progress.check()?;
+        // What is free may be another name by now than when it was begun.
+        self.checkpoint.target = self.plan.target.name.clone();
+        self.checkpoint.action = self.plan.action;
         self.checkpoint.outcome = Some(self.outcome.clone());
         self.save()
     }

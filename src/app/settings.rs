@@ -1,0 +1,120 @@
+//! What operations are told of the configuration.
+
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+
+use super::{App, spool};
+use crate::config::Config;
+use crate::engine::CatchUp;
+use crate::environments::{BatchSize, Environments, RemoteLimits};
+use crate::error::Result;
+use crate::model::filter;
+use crate::operations::backup::BackupSettings;
+use crate::operations::drill::DrillSettings;
+use crate::operations::import::ImportSettings;
+use crate::operations::migrate::MigrateSettings;
+use crate::operations::restore::RestoreSettings;
+
+impl App {
+    /// Settings of an import.
+    pub fn import_settings(&self) -> ImportSettings {
+        let config = &self.inner.config;
+        ImportSettings {
+            packs: self.backup_settings().packs(),
+            max_record_bytes: config.repository.max_import_record_bytes,
+            memory_bytes: config.jobs.memory_bytes,
+            scratch: spool::directory(&config.storage.data_dir),
+            max_label_bytes: config.repository.max_label_bytes,
+            max_collections: config.repository.max_import_collections,
+            num_threads: std::thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+
+    /// Settings of a backup.
+    pub fn backup_settings(&self) -> BackupSettings {
+        let repository = &self.inner.config.repository;
+        BackupSettings {
+            compression_level: repository.compression_level,
+            pack_bytes: repository.pack_bytes,
+            pack_threads: repository.pack_threads,
+            max_layers: repository.max_layers,
+            max_label_bytes: repository.max_label_bytes,
+            catch_up: self.catch_up(),
+        }
+    }
+
+    /// Settings of a migration.
+    pub fn migrate_settings(&self) -> MigrateSettings {
+        let config = &self.inner.config.migration;
+        MigrateSettings {
+            process: self.inner.process,
+            running: self.inner.migrations.clone(),
+            environments: self.inner.environments.clone(),
+            restore: self.restore_settings(),
+            batch: BatchSize {
+                records: config.batch_records,
+                bytes: config.batch_bytes,
+            },
+            max_batch_records: config.max_batch_records,
+            max_differences: config.max_differences,
+            max_checkpoints: config.max_checkpoints,
+            checkpoint_kept: Duration::from_millis(config.checkpoint_kept_ms),
+        }
+    }
+
+    /// Settings of a drill.
+    pub fn drill_settings(&self) -> DrillSettings {
+        let config = &self.inner.config.drill;
+        DrillSettings {
+            queries: config.queries,
+            results: config.results,
+        }
+    }
+
+    /// Settings of a restore.
+    pub fn restore_settings(&self) -> RestoreSettings {
+        RestoreSettings {
+            catch_up: self.catch_up(),
+            scratch: spool::directory(&self.inner.config.storage.data_dir),
+        }
+    }
+
+    /// Bounds of a backup's, a migration's and a fork's catching up.
+    pub fn catch_up(&self) -> CatchUp {
+        let repository = &self.inner.config.repository;
+        CatchUp {
+            max_last_round: repository.max_last_round,
+            max_rounds: repository.max_rounds,
+        }
+    }
+
+    /// Bounds of filters.
+    pub fn filter_limits(&self) -> filter::Limits {
+        let query = &self.inner.config.query;
+        filter::Limits {
+            max_depth: query.max_filter_depth,
+            max_nodes: query.max_filter_nodes,
+            max_regex_bytes: query.max_regex_bytes,
+        }
+    }
+}
+
+/// Clients of the configured environments.
+pub(super) fn environments(config: &Config, runtime: &Handle) -> Result<Environments> {
+    let migration = &config.migration;
+    let limits = RemoteLimits {
+        request_timeout: Duration::from_millis(migration.request_timeout_ms),
+        max_retries: migration.max_retries,
+        retry_timeout: Duration::from_millis(migration.retry_timeout_ms),
+        max_requests: migration.max_requests,
+        max_request_bytes: migration.batch_bytes,
+        max_answer_bytes: migration.max_answer_bytes,
+        probe_timeout: Duration::from_millis(migration.probe_timeout_ms),
+    };
+    let settings = config.environments.iter();
+    let settings: Result<_> = settings
+        .map(|(name, found)| Ok((name.clone(), found.settings(name)?)))
+        .collect();
+    Environments::open(settings?, &limits, runtime)
+}
