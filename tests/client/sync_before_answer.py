@@ -60,7 +60,8 @@ class Event:
 def events(trace: Path) -> list[Event]:
     """All calls, those that strace shows in two halves put together."""
     found, open_calls = [], {}
-    line_form = re.compile(r"^(\d+) (\d+\.\d+) (.*)$")
+    # Process ids of fewer than five digits are padded.
+    line_form = re.compile(r"^(\d+) +(\d+\.\d+) (.*)$")
     for line in trace.read_text(errors="replace").splitlines():
         match = line_form.match(line)
         if not match:
