@@ -248,6 +248,24 @@ impl Http {
         Err(self.unavailable(&format!("an answer that cannot be read: {last}")))
     }
 
+    /// As [`Http::call`], where only success counts.
+    ///
+    /// # Errors
+    /// `RemoteUnavailable`, also where the answer is a refusal; `Canceled`.
+    pub(super) fn done(
+        &self,
+        method: &Method,
+        url: &Url,
+        body: Bytes,
+        progress: &Progress,
+    ) -> Result<()> {
+        let answer = self.call(method, url, Some(body), progress)?;
+        if answer.is_success() {
+            return Ok(());
+        }
+        Err(self.refused(&answer))
+    }
+
     /// The error for an answer that is a refusal.
     pub(super) fn refused(&self, answer: &Answer) -> Error {
         self.unavailable(&format!("{}: {}", answer.status, answer.message()))

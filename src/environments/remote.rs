@@ -99,9 +99,12 @@ impl Remote {
     /// # Errors
     /// `RemoteUnavailable`.
     fn find(&self, name: &CollectionName, progress: &Progress) -> Result<Option<WireCollection>> {
-        let answer =
-            self.http
-                .call(&Method::GET, &self.url(name, &[&name.name]), None, progress)?;
+        self.look(&self.url(name, &[&name.name]), progress)
+    }
+
+    /// The collection at an address.
+    fn look(&self, url: &Url, progress: &Progress) -> Result<Option<WireCollection>> {
+        let answer = self.http.call(&Method::GET, url, None, progress)?;
         let decode = |body: Bytes| {
             serde_json::from_slice(&body).map_err(|error| {
                 self.http
@@ -132,11 +135,7 @@ impl Remote {
         progress: &Progress,
     ) -> Result<()> {
         let (url, body) = self.post(name, &[id], change);
-        let answer = self.http.call(&Method::PUT, &url, Some(body), progress)?;
-        if answer.is_success() {
-            return Ok(());
-        }
-        Err(self.http.refused(&answer))
+        self.http.done(&Method::PUT, &url, body, progress)
     }
 
     fn ensure_database(&self, name: &CollectionName, progress: &Progress) -> Result<()> {
@@ -192,10 +191,7 @@ impl Remote {
                 return Ok(());
             };
             let (url, body) = self.post(name, &[id, "delete"], &json!({ "ids": ids }));
-            let answer = self.http.call(&Method::POST, &url, Some(body), progress)?;
-            if !answer.is_success() {
-                return Err(self.http.refused(&answer));
-            }
+            self.http.done(&Method::POST, &url, body, progress)?;
         }
     }
 
@@ -311,12 +307,7 @@ impl RemoteCollection {
             let (now, later) = rest.split_at(fits.count().max(1));
             let request = wire::write_request(now, obsolete);
             let (url, body) = self.remote.post(&self.name, &[id, "upsert"], &request);
-            let answer = self
-                .http()
-                .call(&Method::POST, &url, Some(body), progress)?;
-            if !answer.is_success() {
-                return Err(self.http().refused(&answer));
-            }
+            self.http().done(&Method::POST, &url, body, progress)?;
             rest = later;
         }
         Ok(())
@@ -332,13 +323,7 @@ impl RemoteCollection {
         }
         let request = json!({ "ids": ids });
         let (url, body) = self.remote.post(&self.name, &[id, "delete"], &request);
-        let answer = self
-            .http()
-            .call(&Method::POST, &url, Some(body), progress)?;
-        if answer.is_success() {
-            return Ok(());
-        }
-        Err(self.http().refused(&answer))
+        self.http().done(&Method::POST, &url, body, progress)
     }
 
     /// Makes records exactly so, whatever is there under their ids: an upsert alone leaves metadata keys, a

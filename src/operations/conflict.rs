@@ -76,6 +76,34 @@ pub struct RecordCounts {
     pub deleted: u64,
 }
 
+/// Records that are brought in, sorted by what the other side has under their ids.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tally {
+    /// Nothing.
+    pub(super) inserted: u64,
+    /// The same content.
+    pub(super) same: u64,
+    /// Another content.
+    pub(super) different: u64,
+}
+
+impl Tally {
+    /// What that means for a target that has `there` records.
+    pub(super) fn counts(self, action: Action, winner: Winner, there: u64) -> RecordCounts {
+        let stays = action == Action::Merged && winner == Winner::Existing;
+        RecordCounts {
+            inserted: self.inserted,
+            updated: if stays { 0 } else { self.different },
+            unchanged: self.same,
+            skipped: if stays { self.different } else { 0 },
+            deleted: match action {
+                Action::Replaced => there.saturating_sub(self.same + self.different),
+                _ => 0,
+            },
+        }
+    }
+}
+
 impl RecordCounts {
     /// Where the target is left alone.
     pub fn all_skipped(records: u64) -> Self {

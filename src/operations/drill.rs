@@ -58,11 +58,7 @@ const TOLERANCE: f64 = 1e-4;
 /// # Errors
 /// `NotFound`, `BackupCorrupt`, `InsufficientStorage`.
 pub fn plan(engine: &Engine, repository: &Repository, backup: &str) -> Result<Manifest> {
-    let manifest = if backup == "latest" {
-        repository.latest()?
-    } else {
-        repository.backup(backup)?
-    };
+    let manifest = repository.backup_or_latest(backup)?;
     let sizes = manifest.collections.iter().map(|found| found.raw_bytes);
     let needed = sizes.max().unwrap_or(0).saturating_mul(DISK_FACTOR);
     check_room(Some(disk::available_bytes(engine.data_dir())?), needed)?;

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use uuid::Uuid;
 
-use super::conflict::{RecordCounts, Winner};
+use super::conflict::{Action, RecordCounts, Tally, Winner};
 use super::stage::Stage;
 use crate::engine::{
     CatchUp, CollectionInfo, CutScope, Engine, Exclusive, FinalPart, FoundRecord, Layer,
@@ -321,17 +321,12 @@ impl<'a> Merge<'a> {
     }
 
     fn counts(&self) -> RecordCounts {
-        let (updated, skipped) = match self.winner {
-            Winner::Incoming => (self.ledger.different, 0),
-            Winner::Existing => (0, self.ledger.different),
-        };
-        RecordCounts {
+        let tally = Tally {
             inserted: self.incoming.head.count.saturating_sub(self.ledger.count()),
-            updated,
-            unchanged: self.ledger.same,
-            skipped,
-            deleted: 0,
-        }
+            same: self.ledger.same,
+            different: self.ledger.different,
+        };
+        tally.counts(Action::Merged, self.winner, 0)
     }
 
     /// Both sides less what lost.

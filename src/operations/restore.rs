@@ -10,7 +10,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::backup::check_room;
-use super::conflict::{Action, OnConflict, RecordCounts, Target, Winner, decide};
+use super::conflict::{Action, OnConflict, RecordCounts, Tally, Target, Winner, decide};
 use super::merge::{self, Merge};
 use super::stage::{Expected, Stage};
 use crate::disk;
@@ -174,9 +174,7 @@ impl RestorePlan {
 pub(super) struct Comparison<'a> {
     engine: &'a Engine,
     there: Option<CollectionInfo>,
-    inserted: u64,
-    different: u64,
-    same: u64,
+    tally: Tally,
 }
 
 impl<'a> Comparison<'a> {
@@ -184,9 +182,7 @@ impl<'a> Comparison<'a> {
         Ok(Self {
             engine,
             there: there.map(|id| engine.collection(id)).transpose()?,
-            inserted: 0,
-            different: 0,
-            same: 0,
+            tally: Tally::default(),
         })
     }
 
@@ -196,27 +192,16 @@ impl<'a> Comparison<'a> {
             Some(there) => self.engine.record_hash(there.descriptor.id, id, ordinal)?,
         };
         match there {
-            None => self.inserted += 1,
-            Some(there) if there == *hash => self.same += 1,
-            Some(_) => self.different += 1,
+            None => self.tally.inserted += 1,
+            Some(there) if there == *hash => self.tally.same += 1,
+            Some(_) => self.tally.different += 1,
         }
         Ok(())
     }
 
     pub(super) fn counts(&self, action: Action, winner: Winner) -> RecordCounts {
         let there = self.there.as_ref().map_or(0, |info| info.head.count);
-        let stays = action == Action::Merged && winner == Winner::Existing;
-        RecordCounts {
-            inserted: self.inserted,
-            updated: if stays { 0 } else { self.different },
-            unchanged: self.same,
-            skipped: if stays { self.different } else { 0 },
-            deleted: if action == Action::Replaced {
-                there.saturating_sub(self.same + self.different)
-            } else {
-                0
-            },
-        }
+        self.tally.counts(action, winner, there)
     }
 }
 
@@ -230,11 +215,7 @@ pub fn plan(
     repository: &Repository,
     request: &RestoreRequest,
 ) -> Result<RestorePlan> {
-    let manifest = if request.backup == "latest" {
-        repository.latest()?
-    } else {
-        repository.backup(&request.backup)?
-    };
+    let manifest = repository.backup_or_latest(&request.backup)?;
     let selected: Vec<(usize, CollectionName)> = match &request.collections {
         None => manifest
             .collections

@@ -175,6 +175,17 @@ impl Repository {
         Ok(manifest)
     }
 
+    /// A backup by its id, or `latest`.
+    ///
+    /// # Errors
+    /// As [`Repository::backup`] and [`Repository::latest`].
+    pub fn backup_or_latest(&self, id: &str) -> Result<Manifest> {
+        match id {
+            "latest" => self.latest(),
+            id => self.backup(id),
+        }
+    }
+
     /// The newest backup.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use vectorkeep::model::record::Record;
 
 use crate::harness::{
     Collection, DEFAULT_NAMESPACE, Http, Service, assert_members, files_below, numbered, text,
-    wordnet_50,
+    visible, wordnet_50,
 };
 
 const RESULT: [&str; 8] = [
@@ -48,17 +48,6 @@ async fn drilled(http: &Http, body: Option<Value>, status: u16) -> Value {
 
 async fn backup_of(http: &Http, id: &str) -> Value {
     http.get(&format!("/backups/{id}")).await.ok(200)
-}
-
-async fn visible(http: &Http) -> Vec<(String, Value, Vec<u8>)> {
-    let mut seen = Vec::new();
-    for name in http.names().await {
-        let collection = http.open(&name).await;
-        let definition = collection.definition().await;
-        let dump = collection.dump().await.to_vec();
-        seen.push((collection.id, definition, dump));
-    }
-    seen
 }
 
 /// A service with a collection of each space, one of them in another database, and one that is empty of late.

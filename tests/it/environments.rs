@@ -18,7 +18,7 @@ use vectorkeep::config::{Config, EnvironmentConfig};
 use vectorkeep::model::record::Record;
 
 use self::proxy::Proxy;
-use crate::harness::{Answer, Collection, Http, Service, assert_members, text};
+use crate::harness::{Answer, Collection, Http, Service, assert_members, text, visible};
 
 /// The other service by its kind.
 const SECOND: &str = "second";
@@ -139,18 +139,6 @@ impl World {
             assert!(left.is_empty(), "left on {}: {left:?}", http.base);
         }
     }
-}
-
-/// All that a client can see: ids, definitions and records of every collection of the default database.
-async fn visible(http: &Http) -> Vec<(String, Value, Vec<u8>)> {
-    let mut seen = Vec::new();
-    for name in http.names().await {
-        let collection = http.open(&name).await;
-        let definition = collection.definition().await;
-        let dump = collection.dump().await.to_vec();
-        seen.push((collection.id, definition, dump));
-    }
-    seen
 }
 
 /// Environment and collection.

@@ -285,6 +285,18 @@ pub(crate) fn strings(value: &Value) -> Vec<String> {
     value.as_array().unwrap().iter().map(text).collect()
 }
 
+/// All that a client can see: ids, definitions and records of every collection of the default database.
+pub(crate) async fn visible(http: &Http) -> Vec<(String, Value, Vec<u8>)> {
+    let mut seen = Vec::new();
+    for name in http.names().await {
+        let collection = http.open(&name).await;
+        let definition = collection.definition().await;
+        let dump = collection.dump().await.to_vec();
+        seen.push((collection.id, definition, dump));
+    }
+    seen
+}
+
 /// Asserts that a JSON object has all of these members.
 #[track_caller]
 pub(crate) fn assert_members(object: &Value, members: &[&str]) {

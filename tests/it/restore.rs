@@ -15,7 +15,7 @@ use vectorkeep::model::record::Record;
 
 use crate::harness::{
     Answer, Collection, DEFAULT_NAMESPACE, Http, Service, assert_members, digest, numbered,
-    parse_record, strings, text, wordnet_50,
+    parse_record, strings, text, visible, wordnet_50,
 };
 
 const RESULT: [&str; 3] = ["backup", "collections", "duration_ms"];
@@ -59,20 +59,6 @@ async fn restored(http: &Http, body: Value) -> Value {
         assert_eq!(collection["records"], sum);
     }
     result
-}
-
-/// All that a client can see: definitions, ids and records of every collection of the default database.
-async fn visible(http: &Http) -> Vec<(String, Value, Vec<u8>)> {
-    let mut seen = Vec::new();
-    for name in http.names().await {
-        let collection = http.open(&name).await;
-        seen.push((
-            collection.id.clone(),
-            collection.definition().await,
-            collection.dump().await.to_vec(),
-        ));
-    }
-    seen
 }
 
 async fn assert_equal(found: &Collection, expected: &[Record]) {

@@ -198,13 +198,8 @@ impl RemoteCollection {
     /// The collection of an id, whatever its name.
     pub(super) fn by_id(&self, id: &str, progress: &Progress) -> Result<WireCollection> {
         let url = self.remote.url(&self.name, &["by-id", id]);
-        let answer = self.http().call(&Method::GET, &url, None, progress)?;
-        let body = self.remote.found(answer)?.ok_or_else(|| {
+        self.remote.look(&url, progress)?.ok_or_else(|| {
             Error::not_found(format!("{} has no collection {id}", self.http().shown()))
-        })?;
-        serde_json::from_slice(&body).map_err(|error| {
-            self.http()
-                .unavailable(&format!("a collection that cannot be read: {error}"))
         })
     }
 

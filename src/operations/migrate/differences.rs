@@ -8,7 +8,7 @@ use crate::environments::{Batch, Loss, RemoteCollection, Source, Target};
 use crate::error::Result;
 use crate::model::configuration::Space;
 use crate::model::record::Record;
-use crate::operations::conflict::{Action, RecordCounts, Winner};
+use crate::operations::conflict::{Action, RecordCounts, Tally, Winner};
 use crate::progress::Progress;
 
 /// Records that are named for one loss.
@@ -125,58 +125,36 @@ pub(super) fn survey(
                 losses.note(what, &record.id);
             }
         }
-        tally.add(
+        tally_up(
+            &mut tally,
             target.as_ref(),
             (&there.id, space),
             &batch.records,
             &progress,
         )
     })?;
-    survey.counts = tally.counts(plan, there.records);
+    survey.counts = tally.counts(plan.action, plan.winner, there.records);
     survey.losses = losses.of_records();
     Ok(survey)
 }
 
-/// Records beside those of another collection of the target.
-#[derive(Default)]
-struct Tally {
-    inserted: u64,
-    same: u64,
-    different: u64,
-}
-
-impl Tally {
-    fn add(
-        &mut self,
-        target: &dyn Target,
-        (there, space): (&str, Space),
-        records: &[Record],
-        progress: &Progress,
-    ) -> Result<()> {
-        let there = by_id(target.staged_lookup(there, &ids(records), progress)?);
-        for record in records {
-            match there.get(&record.id) {
-                None => self.inserted += 1,
-                Some(there) if target.holds(space, record, there) => self.same += 1,
-                Some(_) => self.different += 1,
-            }
-        }
-        Ok(())
-    }
-
-    fn counts(&self, plan: &MigratePlan, there: u64) -> RecordCounts {
-        let stays = plan.action == Action::Merged && plan.winner == Winner::Existing;
-        RecordCounts {
-            inserted: self.inserted,
-            updated: if stays { 0 } else { self.different },
-            unchanged: self.same,
-            skipped: if stays { self.different } else { 0 },
-            deleted: match plan.action {
-                Action::Replaced => there.saturating_sub(self.same + self.different),
-                _ => 0,
-            },
+/// Sorts records by what another collection of the target has under their ids.
+fn tally_up(
+    tally: &mut Tally,
+    target: &dyn Target,
+    (there, space): (&str, Space),
+    records: &[Record],
+    progress: &Progress,
+) -> Result<()> {
+    let there = by_id(target.staged_lookup(there, &ids(records), progress)?);
+    for record in records {
+        match there.get(&record.id) {
+            None => tally.inserted += 1,
+            Some(there) if target.holds(space, record, there) => tally.same += 1,
+            Some(_) => tally.different += 1,
         }
     }
+    Ok(())
 }
 
 fn ids(records: &[Record]) -> Vec<&str> {
@@ -204,9 +182,15 @@ pub(super) fn against(
 ) -> Result<RecordCounts> {
     let mut tally = Tally::default();
     target.staged_records(staged, plan.size, progress, &mut |records| {
-        tally.add(target, (there, plan.space()), &records, progress)
+        tally_up(
+            &mut tally,
+            target,
+            (there, plan.space()),
+            &records,
+            progress,
+        )
     })?;
-    Ok(tally.counts(plan, count))
+    Ok(tally.counts(plan.action, plan.winner, count))
 }
 
 /// The first ids that differ: other content, too much, or missing. What was written to the source after `moment` is

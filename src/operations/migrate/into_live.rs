@@ -57,8 +57,8 @@ pub(super) fn merge(
         check_losses(plan, &losses.of_records())?;
         let first = batch.fresh;
         let is_ours = |id: &str| brought.contains(&short(id));
-        let gone: Vec<&str> = batch.removed.iter().map(String::as_str).collect();
-        let gone: Vec<&str> = gone.into_iter().filter(|id| is_ours(id)).collect();
+        let gone = batch.removed.iter().map(String::as_str);
+        let gone: Vec<&str> = gone.filter(|id| is_ours(id)).collect();
         collection.remove(&there.id, &gone, progress)?;
         // What we brought ourselves is the source's, whoever wins.
         let (ours, others): (Vec<_>, Vec<_>) =
