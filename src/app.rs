@@ -13,6 +13,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
+use crate::access::{Access, KeySources};
 use crate::config::{Config, DurabilityMode};
 use crate::engine::{Durability, Engine, EngineOptions, OpenOptions};
 use crate::environments::Environments;
@@ -39,6 +40,7 @@ pub struct App {
 
 struct Inner {
     config: Config,
+    access: Access,
     engine: Engine,
     jobs: Jobs,
     /// Of this run.
@@ -77,6 +79,11 @@ impl App {
     pub fn open(config: Config, runtime: Handle) -> Result<Self> {
         let at = repository_options(&config);
         Repository::check_settings(&at, runtime.clone())?;
+        let access = Access::open(KeySources {
+            keys: config.access.keys.clone(),
+            file: config.access.keys_file.clone(),
+            max_keys: config.access.max_keys,
+        })?;
         let environments = settings::environments(&config, &runtime)?;
         let storage = &config.storage;
         let engine = Engine::open(EngineOptions {
@@ -108,6 +115,7 @@ impl App {
         let app = Self {
             inner: Arc::new(Inner {
                 config,
+                access,
                 engine,
                 jobs,
                 process: Uuid::new_v4(),
@@ -137,6 +145,9 @@ impl App {
         let config = &app.inner.config;
         app.repeat(config.compaction.check_interval_ms, Self::compact_if_due);
         app.repeat(config.repository.sweep_interval_ms, Self::sweep);
+        app.repeat(config.access.reload_interval_ms, |app| {
+            app.access().reload()
+        });
         Ok(app)
     }
 
@@ -210,6 +221,11 @@ impl App {
     /// The settings.
     pub fn config(&self) -> &Config {
         &self.inner.config
+    }
+
+    /// Who may do what.
+    pub fn access(&self) -> &Access {
+        &self.inner.access
     }
 
     /// The engine.

@@ -9,6 +9,7 @@ use figment::Figment;
 use figment::providers::{Env, Format as _, Toml};
 use serde::Deserialize;
 
+use crate::access::KeyConfig;
 use crate::environments::{EnvironmentKind, LOCAL, RemoteSettings, Token, TokenHeader};
 use crate::error::{Error, Result};
 use crate::model::names::{DEFAULT_DATABASE, DEFAULT_TENANT};
@@ -26,6 +27,8 @@ pub const BASELINE: &str = include_str!("../config.toml");
 )]
 pub struct Config {
     pub server: ServerConfig,
+    pub access: AccessConfig,
+    pub tls: TlsConfig,
     pub storage: StorageConfig,
     pub compaction: CompactionConfig,
     pub repository: RepositoryConfig,
@@ -50,10 +53,45 @@ pub struct ServerConfig {
     pub listen: SocketAddr,
     pub allow_reset: bool,
     pub max_body_bytes: usize,
+    pub max_receiving_bytes: usize,
+    pub body_timeout_ms: u64,
+    pub min_body_bytes_per_second: u64,
     pub max_concurrent_requests: usize,
+    pub max_connections: usize,
+    pub header_timeout_ms: u64,
     pub request_timeout_ms: u64,
+    pub drain_delay_ms: u64,
     pub shutdown_grace_ms: u64,
     pub cors_allow_origins: Vec<String>,
+}
+
+/// `[access]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(
+    missing_docs,
+    reason = "explained in config.toml, which is the baseline"
+)]
+pub struct AccessConfig {
+    pub keys_file: Option<PathBuf>,
+    #[serde(default)]
+    pub keys: Vec<KeyConfig>,
+    pub max_keys: usize,
+    pub reload_interval_ms: u64,
+    pub allow_open: bool,
+}
+
+/// `[tls]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(
+    missing_docs,
+    reason = "explained in config.toml, which is the baseline"
+)]
+pub struct TlsConfig {
+    pub cert_file: Option<PathBuf>,
+    pub key_file: Option<PathBuf>,
+    pub reload_interval_ms: u64,
 }
 
 /// `[storage]`
@@ -266,6 +304,9 @@ pub struct QueryConfig {
     pub max_regex_bytes: usize,
     pub max_results: usize,
     pub max_query_vectors: usize,
+    pub max_batch_records: usize,
+    pub max_ids: usize,
+    pub max_answer_bytes: usize,
 }
 
 /// `[health]`
@@ -339,9 +380,31 @@ impl Config {
             .map_err(|error| Error::invalid(one_line(&error)))
     }
 
+    /// Whether the service may be reachable by others as it is configured.
+    ///
+    /// # Errors
+    /// `InvalidArgument` where it listens beyond this machine and anybody could do anything.
+    pub fn check_exposure(&self) -> Result<()> {
+        let listen = self.server.listen;
+        let has_keys = !self.access.keys.is_empty() || self.access.keys_file.is_some();
+        if listen.ip().is_loopback() || has_keys || self.access.allow_open {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "server.listen {listen} can be reached by others, and no keys are configured: set access.keys_file \
+             (`vectorkeep key` makes keys), or say that anybody may do anything: access.allow_open = true"
+        )))
+    }
+
     fn check(&self) -> Result<()> {
         let positive = [
             ("server.max_body_bytes", self.server.max_body_bytes),
+            (
+                "server.max_receiving_bytes",
+                self.server.max_receiving_bytes,
+            ),
+            ("server.max_connections", self.server.max_connections),
+            ("access.max_keys", self.access.max_keys),
             (
                 "server.max_concurrent_requests",
                 self.server.max_concurrent_requests,
@@ -366,11 +429,15 @@ impl Config {
             ("query.max_regex_bytes", self.query.max_regex_bytes),
             ("query.max_results", self.query.max_results),
             ("query.max_query_vectors", self.query.max_query_vectors),
+            ("query.max_batch_records", self.query.max_batch_records),
+            ("query.max_ids", self.query.max_ids),
+            ("query.max_answer_bytes", self.query.max_answer_bytes),
             ("health.embedding_sample", self.health.embedding_sample),
         ];
         if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(Error::invalid(format!("{key} must be at least 1")));
         }
+        self.check_server()?;
         if !(self.compaction.ratio == 0.0 || self.compaction.ratio >= 1.0) {
             return Err(Error::invalid("compaction.ratio must be 0 or at least 1"));
         }
@@ -397,6 +464,31 @@ impl Config {
             return Err(Error::invalid(
                 "health.disk_fail_bytes must not be above health.disk_warn_bytes",
             ));
+        }
+        Ok(())
+    }
+
+    fn check_server(&self) -> Result<()> {
+        let times = [
+            ("server.header_timeout_ms", self.server.header_timeout_ms),
+            ("server.body_timeout_ms", self.server.body_timeout_ms),
+            (
+                "server.min_body_bytes_per_second",
+                self.server.min_body_bytes_per_second,
+            ),
+            ("access.reload_interval_ms", self.access.reload_interval_ms),
+            ("tls.reload_interval_ms", self.tls.reload_interval_ms),
+        ];
+        if let Some((key, _)) = times.iter().find(|(_, value)| *value == 0) {
+            return Err(Error::invalid(format!("{key} must be at least 1")));
+        }
+        if self.server.max_receiving_bytes < self.server.max_body_bytes {
+            return Err(Error::invalid(
+                "server.max_receiving_bytes must not be below server.max_body_bytes",
+            ));
+        }
+        if self.tls.cert_file.is_some() != self.tls.key_file.is_some() {
+            return Err(Error::invalid("tls.cert_file and tls.key_file go together"));
         }
         Ok(())
     }

@@ -24,6 +24,10 @@ pub enum Kind {
     Conflict,
     /// Not allowed here, whoever asks.
     Forbidden,
+    /// No key, or none of ours.
+    Unauthenticated,
+    /// The key's role or scope does not allow it.
+    RoleTooSmall,
     /// A bound of the configuration was reached for now.
     Overloaded,
     /// The service cannot do it now: it starts, drains, or has stopped accepting writes.
@@ -38,6 +42,8 @@ pub enum Kind {
     RemoteUnavailable,
     /// Not enough room on the disk.
     InsufficientStorage,
+    /// The request itself did not arrive in time.
+    SlowRequest,
     /// It took longer than the configured bound.
     Timeout,
     /// The body or the number of things in it is above the configured bound.

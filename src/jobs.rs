@@ -48,6 +48,8 @@ pub struct Submission {
     pub key: Option<RequestKey>,
     /// What no other job may work on meanwhile.
     pub claims: Vec<String>,
+    /// The name of the key that asked for it; none where the service itself did, or has no keys.
+    pub requested_by: Option<String>,
     /// What it does.
     pub work: Work,
 }
@@ -60,6 +62,7 @@ impl Submission {
             request,
             key: None,
             claims: Vec::new(),
+            requested_by: None,
             work,
         }
     }
@@ -199,6 +202,7 @@ impl Jobs {
             request,
             key,
             claims,
+            requested_by,
             work,
         } = submission;
         let mut record = JobRecord::new(kind, request, Utc::now());
@@ -226,6 +230,7 @@ impl Jobs {
                 ));
             }
             (record.key, record.claims) = (key, claims);
+            record.requested_by = requested_by;
             let entry = Entry {
                 record: record.clone(),
                 progress: progress.clone(),
@@ -305,6 +310,7 @@ impl Jobs {
             }
         });
         if let Some(record) = finished {
+            audit(&record);
             match &outcome {
                 Ok(_) => tracing::info!(job.id = id, job.kind = %record.kind, "job succeeded"),
                 Err(error) => {
@@ -531,4 +537,20 @@ fn persist(engine: &Engine, record: &JobRecord) -> Result<()> {
     let payload = serde_json::to_vec(record)
         .map_err(|error| Error::internal("a job's record cannot be encoded").because(error))?;
     engine.put_job(&record.id, payload)
+}
+
+/// How it ended, for whoever reads who changed what.
+fn audit(record: &JobRecord) {
+    // What is taken up again after the restart has not ended.
+    if !record.state.is_final() {
+        return;
+    }
+    tracing::info!(
+        target: crate::telemetry::AUDIT,
+        key = record.requested_by.as_deref().unwrap_or("vectorkeep"),
+        action = %record.kind,
+        target = record.id,
+        outcome = ?record.state,
+        "audit"
+    );
 }

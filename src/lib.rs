@@ -6,7 +6,7 @@
 //!
 //! # Layers
 //!
-//! Downwards only: `api` → `app` → `jobs`, `health` → `operations` → `engine` | `repository` | `environments` →
+//! Downwards only: `api` → `app` → `jobs`, `health`, `access` → `operations` → `engine` | `repository` | `environments` →
 //! `model`, `error`. The three in the middle never import each other: only `operations` joins them. axum,
 //! tower-http and utoipa are named only in [`api`], sled only in `engine/store`, object_store only in
 //! `repository/backend`.
@@ -35,6 +35,7 @@
 //! [`environments::Target`]; a checkpoint in the store says how far that is. At the end both sides are read again, and only
 //! equal digests lead to the name.
 
+pub mod access;
 pub mod api;
 pub mod app;
 pub mod background;

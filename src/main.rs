@@ -1,25 +1,27 @@
 //! The `vectorkeep` binary: reads the configuration, starts logging, binds, serves until a signal.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
+use vectorkeep::access::{Role, new_key};
 use vectorkeep::app::App;
 use vectorkeep::config::Config;
 use vectorkeep::error::{Error, Result};
 use vectorkeep::{api, demo, offline, probe, telemetry};
 
-/// A vector database service that can prove its data is safe.
 /// Vectors and documents are made on one thread and freed on another; the system's allocator has threads wait for
 /// each other there. (A restore of 100,000 records: 5.3 s with it, 3.5 s with this one.)
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// A vector database service that can prove its data is safe.
 #[derive(Parser)]
 #[command(version, about)]
 struct Arguments {
@@ -37,11 +39,28 @@ enum Command {
     },
     /// Print the OpenAPI description.
     Openapi,
+    /// Make an access key: prints it once to standard error, and its table for the file of keys to standard output.
+    Key {
+        /// Who gets it; stands in the log.
+        name: String,
+        /// reader, writer, operator or admin.
+        #[arg(long)]
+        role: String,
+        /// Only this tenant.
+        #[arg(long)]
+        tenant: Option<String>,
+        /// Only this database of the tenant; may be repeated.
+        #[arg(long, requires = "tenant")]
+        database: Vec<String>,
+    },
     /// Ask a running service for its health; exit 1 unless it passes.
     Health {
         /// Where it runs.
         #[arg(long, default_value = "http://127.0.0.1:8000")]
         url: String,
+        /// A certificate in PEM that is trusted beside the system's.
+        #[arg(long)]
+        ca_file: Option<PathBuf>,
     },
     /// Look into a repository of backups, with no service running; nothing is written.
     Backups {
@@ -52,11 +71,19 @@ enum Command {
     Demo(demo::DemoArguments),
 }
 
+/// Open files that are not connections: the store's, the repository's, requests to other machines.
+const OTHER_FILES: u64 = 1_024;
+/// Threads for blocking calls: requests (server.max_concurrent_requests) and what runs beside them.
+const BLOCKING_THREADS: usize = 1_024;
 /// At the end, for threads that are in the middle of a request to another machine.
 const LAST_WAIT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
-    match tokio::runtime::Runtime::new() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .build();
+    match runtime {
         Ok(runtime) => {
             let code = runtime.block_on(run());
             // What still waits for an object store has been told to stop; the store itself is closed.
@@ -75,7 +102,13 @@ async fn run() -> ExitCode {
         None => serve(None).await,
         Some(Command::Serve { config }) => serve(config).await,
         Some(Command::Openapi) => print_openapi(),
-        Some(Command::Health { url }) => print_health(&url).await,
+        Some(Command::Key {
+            name,
+            role,
+            tenant,
+            database,
+        }) => print_key(&name, &role, tenant, database),
+        Some(Command::Health { url, ca_file }) => print_health(&url, ca_file.as_deref()).await,
         Some(Command::Backups { command }) => backups(command).await,
         Some(Command::Demo(arguments)) => {
             // The reason stands in the demo's own output.
@@ -112,8 +145,22 @@ fn print_openapi() -> Result<()> {
 }
 
 #[expect(clippy::print_stdout, reason = "the command's output")]
-async fn print_health(url: &str) -> Result<()> {
-    println!("{}", probe::health(url).await?);
+async fn print_health(url: &str, ca_file: Option<&Path>) -> Result<()> {
+    println!("{}", probe::health(url, ca_file).await?);
+    Ok(())
+}
+
+#[expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the command's output"
+)]
+fn print_key(name: &str, role: &str, tenant: Option<String>, databases: Vec<String>) -> Result<()> {
+    let role = Role::parse(role)?;
+    let databases = (!databases.is_empty()).then(|| databases.into_iter().collect());
+    let key = new_key(name, role, tenant, databases)?;
+    eprintln!("{}", key.secret);
+    print!("{}", key.entry);
     Ok(())
 }
 
@@ -196,7 +243,9 @@ async fn backups(command: BackupsCommand) -> Result<()> {
 
 async fn serve(file: Option<PathBuf>) -> Result<()> {
     let config = Config::load(file.as_deref())?;
+    config.check_exposure()?;
     telemetry::start(&config.log)?;
+    allow_connections(config.server.max_connections);
     let listen = config.server.listen;
     let app = tokio::task::spawn_blocking(|| App::open(config, Handle::current()))
         .await
@@ -212,6 +261,30 @@ async fn serve(file: Option<PathBuf>) -> Result<()> {
     };
     tracing::info!(%listen, data_dir = %app.engine().data_dir().display(), "serving");
     api::serve(app, listener, stop_signal()?).await
+}
+
+/// Raises the limit on open files as far as connections need it and the system allows.
+fn allow_connections(connections: usize) {
+    let limit = getrlimit(Resource::Nofile);
+    let needed = u64::try_from(connections).unwrap_or(u64::MAX);
+    let needed = needed.saturating_add(OTHER_FILES);
+    let allowed = limit.maximum.map_or(needed, |maximum| maximum.min(needed));
+    if limit.current.is_some_and(|current| current < allowed) {
+        let raised = Rlimit {
+            current: Some(allowed),
+            maximum: limit.maximum,
+        };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
+            tracing::warn!(%error, "the limit on open files stays as it is");
+        }
+    }
+    if allowed < needed {
+        tracing::warn!(
+            allowed,
+            needed,
+            "fewer files may be open than server.max_connections needs"
+        );
+    }
 }
 
 async fn bind(listen: SocketAddr) -> Result<TcpListener> {

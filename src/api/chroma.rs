@@ -18,7 +18,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::app::App;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
 /// All routes below `/api/v2`.
 pub(super) fn routes() -> OpenApiRouter<App> {
@@ -97,4 +97,16 @@ pub(super) fn undocumented() -> Router<App> {
 /// The collection id of a record route.
 fn collection_id(text: &str) -> Result<Uuid> {
     Uuid::parse_str(text).map_err(|_| Error::invalid("Collection ID is not a valid UUIDv4"))
+}
+
+/// Bounds the ids of a request.
+fn check_ids(app: &App, ids: Option<&[String]>) -> Result<()> {
+    let most = app.config().query.max_ids;
+    if ids.is_some_and(|ids| ids.len() > most) {
+        return Err(Error::new(
+            Kind::TooLarge,
+            format!("a request may name {most} ids (query.max_ids)"),
+        ));
+    }
+    Ok(())
 }

@@ -32,6 +32,13 @@ fn case(kind: Kind) -> Case {
         Kind::NameConflict => (409, "name-conflict", "The name is taken", "ChromaError"),
         Kind::Conflict => (409, "conflict", "The state forbids it", "ChromaError"),
         Kind::Forbidden => (403, "forbidden", "Not allowed", "ChromaError"),
+        Kind::Unauthenticated => (401, "unauthenticated", "Who are you?", "AuthError"),
+        Kind::RoleTooSmall => (
+            403,
+            "role-too-small",
+            "Not allowed with this key",
+            "AuthorizationError",
+        ),
         Kind::Overloaded => (429, "overloaded", "Too much at once", "ChromaError"),
         Kind::Unavailable => (503, "unavailable", "Not available now", "ChromaError"),
         Kind::Unimplemented => (501, "unimplemented", "Not implemented", "ChromaError"),
@@ -49,6 +56,7 @@ fn case(kind: Kind) -> Case {
             "Not enough room",
             "ChromaError",
         ),
+        Kind::SlowRequest => (408, "slow-request", "It came too slowly", "ChromaError"),
         Kind::Timeout => (504, "timeout", "It took too long", "ChromaError"),
         Kind::TooLarge => (413, "too-large", "Too large", "ChromaError"),
         Kind::NotAllowed => (
@@ -167,5 +175,14 @@ impl IntoResponse for ChromaError {
         log(&error, case.status);
         let body = json!({"error": case.chroma, "message": error.message()});
         finish(error.kind(), (case.status, Json(body)).into_response())
+    }
+}
+
+/// The refusal of a request before its route is asked, in the form of the path's family.
+pub(super) fn refusal(path: &str, error: Error) -> Response {
+    if path.starts_with("/api/") {
+        ChromaError(error).into_response()
+    } else {
+        Problem(error).into_response()
     }
 }

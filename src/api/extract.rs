@@ -1,11 +1,10 @@
 //! Extraction of bodies and queries with the errors of each family.
 
-use axum::body::{Body, to_bytes};
+use axum::body::to_bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use bytes::Bytes;
-use futures::StreamExt as _;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -14,17 +13,14 @@ use crate::app::App;
 use crate::error::{Error, Kind, Result};
 pub(super) use crate::model::object::Object;
 
-/// Text of a body that is too long, as Chroma's server has it.
-const TOO_LARGE: &str = "Failed to buffer the request body: length limit exceeded";
-
 /// A JSON body of the operations family; an empty one stands for `{}`.
 pub(super) struct OperationBody<T>(pub(super) T);
 
 impl<T: DeserializeOwned> FromRequest<App> for OperationBody<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, app: &App) -> Result<Self, Self::Rejection> {
-        let bytes = read_json(request, app).await?;
+    async fn from_request(request: Request, _: &App) -> Result<Self, Self::Rejection> {
+        let bytes = read_json(request).await?;
         let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
         let Object(value) = parse_json(text).map_err(|error| {
             // serde_json calls a number in the place of a word bad JSON.
@@ -54,51 +50,24 @@ impl ChromaBody {
 impl FromRequest<App> for ChromaBody {
     type Rejection = ChromaError;
 
-    async fn from_request(request: Request, app: &App) -> Result<Self, Self::Rejection> {
-        Ok(Self(read_json(request, app).await?))
+    async fn from_request(request: Request, _: &App) -> Result<Self, Self::Rejection> {
+        Ok(Self(read_json(request).await?))
     }
 }
 
-async fn read_json(request: Request, app: &App) -> Result<Bytes> {
+async fn read_json(request: Request) -> Result<Bytes> {
     if !is_json(request.headers()) {
         return Err(Error::new(
             Kind::UnsupportedMediaType,
             "Expected request with `Content-Type: application/json`",
         ));
     }
-    let limit = app.config().server.max_body_bytes;
-    let announced = request
-        .headers()
-        .get(header::CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.parse::<usize>().ok());
-    let body = request.into_body();
-    if let Some(announced) = announced
-        && announced > limit
-    {
-        discard(body, announced.min(2 * limit)).await;
-        return Err(Error::new(Kind::TooLarge, TOO_LARGE));
-    }
-    to_bytes(body, limit).await.map_err(|error| {
-        let error = axum::Error::into_inner(error);
-        if error.to_string().contains("length limit") {
-            Error::new(Kind::TooLarge, TOO_LARGE)
-        } else {
-            Error::invalid("the request body did not arrive whole").because(error)
-        }
-    })
-}
-
-/// Takes a body in without keeping it: many clients read the answer only after they have sent all.
-async fn discard(body: Body, most: usize) {
-    let mut stream = body.into_data_stream();
-    let mut seen = 0;
-    while let Some(Ok(chunk)) = stream.next().await {
-        seen += chunk.len();
-        if seen > most {
-            break;
-        }
-    }
+    // It is there as a whole, and not too long: see `bodies`.
+    to_bytes(request.into_body(), usize::MAX)
+        .await
+        .map_err(|error| {
+            Error::invalid("the request body did not arrive whole").because(error.into_inner())
+        })
 }
 
 /// JSON by its content type; one that is absent counts.

@@ -2,14 +2,12 @@
 
 use std::io::ErrorKind;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{FromRequestParts as _, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
 use chrono::Utc;
-use futures::StreamExt as _;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::fs::File;
@@ -17,6 +15,7 @@ use tokio::io::AsyncWriteExt as _;
 use utoipa::IntoParams;
 
 use super::backups::BackupResponse;
+use super::bodies::Pace;
 use super::error::Problem;
 use super::export::ExportFormat;
 use super::extract::OperationQuery;
@@ -82,21 +81,9 @@ async fn receive(headers: &HeaderMap, body: Body, app: &App) -> Result<Received>
     let mut file = File::create(spooled.path()).await.map_err(unwritable)?;
     let mut hasher = blake3::Hasher::new();
     let (mut bytes, mut looked) = (0_u64, 0_u64);
-    let idle = Duration::from_millis(app.config().server.request_timeout_ms);
+    let pace = Pace::new(&app.config().server);
     let mut body = body.into_data_stream();
-    loop {
-        let chunk = tokio::time::timeout(idle, body.next()).await.map_err(|_| {
-            Error::new(
-                Kind::Timeout,
-                format!(
-                    "nothing of the document arrived for {} ms",
-                    idle.as_millis()
-                ),
-            )
-        })?;
-        let Some(chunk) = chunk else { break };
-        let chunk = chunk
-            .map_err(|error| Error::invalid("the document did not arrive whole").because(error))?;
+    while let Some(chunk) = pace.next(&mut body, bytes).await? {
         bytes += chunk.len() as u64;
         if bytes > limit {
             return Err(too_large());

@@ -15,6 +15,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::error::{Problem, job_problem, status_of};
 use super::extract::{OperationPath, OperationQuery};
 use super::openapi::JOBS;
+use crate::access::Caller;
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::jobs::{JobKind, JobProblem, JobRecord, JobState, RequestKey, Submission, Work};
@@ -36,6 +37,8 @@ pub(super) struct JobResponse {
     progress: JobProgress,
     /// Whether a cancel would have an effect.
     cancellable: bool,
+    /// The name of the key that asked for it; null where the service itself did.
+    requested_by: Option<String>,
     /// Whether it was taken up again after a restart.
     resumed: bool,
     created_at: DateTime<Utc>,
@@ -76,6 +79,7 @@ impl From<JobRecord> for JobResponse {
                 bytes_done: record.reading.bytes_done,
             },
             cancellable: record.cancellable,
+            requested_by: record.requested_by,
             resumed: record.resumed,
             created_at: record.created_at,
             started_at: record.started_at,
@@ -103,6 +107,7 @@ pub(super) struct Asked {
     wait: bool,
     key: Option<String>,
     path: String,
+    caller: Option<String>,
 }
 
 /// The caller's name for a request.
@@ -154,6 +159,10 @@ impl Asked {
             wait,
             key: key.transpose()?,
             path: parts.uri.path().to_owned(),
+            caller: parts
+                .extensions
+                .get::<Caller>()
+                .map(|caller| caller.name.to_string()),
         })
     }
 
@@ -171,6 +180,7 @@ impl Asked {
             kind,
             request,
             key,
+            caller: self.caller,
             wait: self.wait,
         }
     }
@@ -181,6 +191,7 @@ pub(super) struct Verb {
     kind: JobKind,
     request: Value,
     key: Option<RequestKey>,
+    caller: Option<String>,
     wait: bool,
 }
 
@@ -230,6 +241,7 @@ pub(super) async fn run_job(
             request: verb.request,
             key: verb.key,
             claims,
+            requested_by: verb.caller,
             work,
         })
     };

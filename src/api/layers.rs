@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::body::{Body, HttpBody as _};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -13,7 +13,8 @@ use tokio::sync::Semaphore;
 use tracing::Instrument as _;
 use uuid::Uuid;
 
-use super::error::{ChromaError, Problem};
+use super::bodies::Bodies;
+use super::error::{Problem, refusal};
 use crate::app::App;
 use crate::error::{Error, Kind};
 
@@ -119,6 +120,7 @@ pub(super) struct Bounds {
     running: Arc<Semaphore>,
     timeout: Duration,
     wait_timeout: Duration,
+    bodies: Bodies,
 }
 
 impl Bounds {
@@ -128,27 +130,33 @@ impl Bounds {
             running: Arc::new(Semaphore::new(server.max_concurrent_requests)),
             timeout: Duration::from_millis(server.request_timeout_ms),
             wait_timeout: Duration::from_millis(app.config().jobs.wait_timeout_ms),
+            bodies: Bodies::new(server),
         }
     }
 }
 
-/// Refuses what is too much and ends what takes too long. Probes are exempt from the first.
+/// Refuses what is too much and ends what takes too long. Probes are exempt from the first. A request counts
+/// from when it is there as a whole: one that comes slowly takes no place.
 pub(super) async fn bound(State(bounds): State<Bounds>, request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
-    let refuse = |error: Error| {
-        if path.starts_with("/api/") {
-            ChromaError(error).into_response()
-        } else {
-            Problem(error).into_response()
+    let (request, _held) = if takes_body(&request) {
+        match bounds.bodies.receive(request).await {
+            Ok((request, held)) => (request, Some(held)),
+            Err(error) => return refusal(&path, error),
         }
+    } else {
+        (request, None)
     };
     let probe = path == "/health" || path == "/health/live" || path == "/health/ready";
     let permit = bounds.running.try_acquire();
     if permit.is_err() && !probe {
-        return refuse(Error::new(
-            Kind::Unavailable,
-            "too many requests are running",
-        ));
+        return refusal(
+            &path,
+            Error::new(
+                Kind::Unavailable,
+                "too many requests are running (server.max_concurrent_requests)",
+            ),
+        );
     }
     let waits = request
         .uri()
@@ -165,11 +173,26 @@ pub(super) async fn bound(State(bounds): State<Bounds>, request: Request, next: 
     }
     match tokio::time::timeout(timeout, next.run(request)).await {
         Ok(response) => response,
-        Err(_) => refuse(Error::new(
-            Kind::Timeout,
-            format!("the request took longer than {} ms", timeout.as_millis()),
-        )),
+        Err(_) => refusal(
+            &path,
+            Error::new(
+                Kind::Timeout,
+                format!("the request took longer than {} ms", timeout.as_millis()),
+            ),
+        ),
     }
+}
+
+/// Whether a route is there that reads a body as a whole.
+fn takes_body(request: &Request) -> bool {
+    let reads = matches!(
+        *request.method(),
+        Method::POST | Method::PUT | Method::PATCH | Method::DELETE
+    );
+    reads
+        && !request.body().is_end_stream()
+        && request.uri().path() != IMPORT_PATH
+        && request.extensions().get::<MatchedPath>().is_some()
 }
 
 /// The answer in place of a panic.

@@ -13,8 +13,8 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use super::layers::{self, Bounds};
 use super::{
-    backups, chroma, compactions, drills, environments, events, export, health, imports, jobs,
-    migrations, openapi, prunings, restores, verifications,
+    access, backups, chroma, compactions, drills, environments, events, export, health, imports,
+    jobs, keys, migrations, openapi, prunings, restores, verifications,
 };
 use crate::app::App;
 
@@ -36,6 +36,7 @@ fn operations() -> OpenApiRouter<App> {
         .routes(routes!(migrations::migrate_collection))
         .routes(routes!(compactions::create_compaction))
         .routes(routes!(environments::list_environments))
+        .routes(routes!(keys::list_keys))
         .routes(routes!(jobs::list_jobs))
         .routes(routes!(jobs::get_job))
         .routes(routes!(jobs::cancel_job))
@@ -64,15 +65,21 @@ pub fn router(app: &App) -> Router {
         .route("/", get(root))
         .merge(chroma::undocumented())
         .merge(SwaggerUi::new("/docs").url("/openapi.json", spec));
+    let routes = routes
+        .layer(axum::middleware::from_fn_with_state(
+            Bounds::new(app),
+            layers::bound,
+        ))
+        .layer(axum::middleware::from_fn_with_state(
+            app.clone(),
+            access::guard,
+        ));
+    // A browser asks what is allowed before it sends a key.
     let routes = match cors(&app.config().server.cors_allow_origins) {
         Some(cors) => routes.layer(cors),
         None => routes,
     };
     routes
-        .layer(axum::middleware::from_fn_with_state(
-            Bounds::new(app),
-            layers::bound,
-        ))
         .layer(CatchPanicLayer::custom(layers::panicked))
         .layer(axum::middleware::from_fn(layers::identify))
         .with_state(app.clone())

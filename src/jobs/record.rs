@@ -179,6 +179,9 @@ pub struct JobRecord {
     /// Whether a caller asked to stop it.
     #[serde(default)]
     pub cancel_requested: bool,
+    /// The name of the key that asked for it; none where the service itself did.
+    #[serde(default)]
+    pub requested_by: Option<String>,
     /// What came out.
     pub result: Option<Value>,
     /// Why it did not succeed.
@@ -207,6 +210,7 @@ impl JobRecord {
             claims: Vec::new(),
             resumed: false,
             cancel_requested: false,
+            requested_by: None,
             result: None,
             problem: None,
         }

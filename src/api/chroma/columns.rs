@@ -7,12 +7,13 @@ use bytes::Bytes;
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
 use super::wire::{Include, is_visible};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::model::record::RecordView;
 
 /// Columns under construction.
 pub(super) struct JsonColumns {
     include: Vec<Include>,
+    max_bytes: usize,
     ids: JsonList,
     embeddings: Option<JsonList>,
     documents: Option<JsonList>,
@@ -21,9 +22,11 @@ pub(super) struct JsonColumns {
 }
 
 impl JsonColumns {
-    pub(super) fn new(include: Vec<Include>) -> Self {
+    /// No columns yet; at most so many bytes.
+    pub(super) fn new(include: Vec<Include>, max_bytes: usize) -> Self {
         let column = |column| include.contains(&column).then(JsonList::default);
         Self {
+            max_bytes,
             ids: JsonList::default(),
             embeddings: column(Include::Embeddings),
             documents: column(Include::Documents),
@@ -36,7 +39,7 @@ impl JsonColumns {
     /// Appends a record.
     ///
     /// # Errors
-    /// `StorageFault` when its metadata cannot be decoded.
+    /// `StorageFault` when its metadata cannot be decoded, `TooLarge` when the answer gets too long.
     pub(super) fn push(&mut self, record: &RecordView<'_>) -> Result<()> {
         self.ids.push(&record.id)?;
         if let Some(embeddings) = &mut self.embeddings {
@@ -57,7 +60,28 @@ impl JsonColumns {
                 metadatas.push(&())?;
             }
         }
+        if self.len() > self.max_bytes {
+            return Err(Error::new(
+                Kind::TooLarge,
+                format!(
+                    "the answer would have more than {} bytes (query.max_answer_bytes): ask for it in parts, with \
+                     limit and offset",
+                    self.max_bytes
+                ),
+            ));
+        }
         Ok(())
+    }
+
+    fn len(&self) -> usize {
+        let optional = [
+            &self.embeddings,
+            &self.documents,
+            &self.uris,
+            &self.metadatas,
+        ];
+        let lengths = optional.into_iter().flatten().map(|list| list.0.len());
+        self.ids.0.len() + lengths.sum::<usize>()
     }
 
     /// The answer, sent column by column.

@@ -1,7 +1,7 @@
 //! Tenants and databases.
 
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::super::error::ChromaError;
 use super::super::extract::{ChromaBody, ChromaPath, ChromaQuery};
 use super::super::openapi::CHROMA_NAMESPACES;
+use crate::access::Caller;
 use crate::app::App;
 use crate::engine;
 use crate::error::Error;
@@ -150,8 +151,13 @@ pub(in crate::api) async fn list_databases(
     State(app): State<App>,
     ChromaPath(tenant): ChromaPath<String>,
     ChromaQuery(slice): ChromaQuery<SliceQuery>,
+    caller: Option<Extension<Caller>>,
 ) -> Result<Json<Vec<DatabaseResponse>>, ChromaError> {
-    let databases = app.engine().databases(&tenant)?;
+    let mut databases = app.engine().databases(&tenant)?;
+    // A key that is limited to some sees those.
+    if let Some(scope) = caller.as_ref().and_then(|caller| caller.scope.as_deref()) {
+        databases.retain(|database| scope.holds(&database.tenant, Some(&database.name)));
+    }
     Ok(Json(
         slice.of(databases).map(DatabaseResponse::from).collect(),
     ))

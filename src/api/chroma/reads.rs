@@ -13,7 +13,7 @@ use super::super::extract::{ChromaBody, ChromaPath, ChromaQuery};
 use super::super::openapi::CHROMA_RECORDS;
 use super::columns::{JsonColumns, json_parts};
 use super::wire::{Include, finite, inconsistent_dimensions, projection, visible};
-use super::{collection_id, filters};
+use super::{check_ids, collection_id, filters};
 use crate::app::App;
 use crate::engine::{GetRequest, Neighbour, QueryRequest};
 use crate::error::{Error, Kind, Result};
@@ -134,6 +134,7 @@ fn json_bytes(bytes: Vec<u8>) -> Response {
         (status = 200, body = GetRecordsResponse),
         (status = 400, description = "A bad filter"),
         (status = 404, description = "No such collection"),
+        (status = 413, description = "Over a bound"),
         (status = 422, description = "A wrong shape"),
     ))]
 pub(in crate::api) async fn get_records(
@@ -152,7 +153,9 @@ pub(in crate::api) async fn get_records(
                 request.r#where.as_ref(),
                 request.where_document.as_ref(),
             )?;
-            let mut columns = JsonColumns::new(request.include);
+            check_ids(app, request.ids.as_deref())?;
+            let max_bytes = app.config().query.max_answer_bytes;
+            let mut columns = JsonColumns::new(request.include, max_bytes);
             let request = GetRequest {
                 ids: request.ids,
                 filter,
@@ -306,6 +309,7 @@ pub(in crate::api) async fn query_records(
                 request.r#where.as_ref(),
                 request.where_document.as_ref(),
             )?;
+            check_ids(app, request.ids.as_deref())?;
             let include = request.include;
             let found = app.engine().query(
                 id,

@@ -14,7 +14,7 @@ use super::super::error::ChromaError;
 use super::super::extract::{ChromaBody, ChromaPath};
 use super::super::openapi::CHROMA_RECORDS;
 use super::wire::Embeddings;
-use super::{collection_id, filters};
+use super::{check_ids, collection_id, filters};
 use crate::app::App;
 use crate::engine::{DeleteRequest, RecordPatch, WriteMode};
 use crate::error::{Error, Kind, Result};
@@ -159,6 +159,13 @@ async fn write(app: App, id: String, mode: WriteMode, body: ChromaBody) -> Resul
             }
             WriteMode::Update => body.parse::<UpdateRecordsRequest<'_>>()?,
         };
+        let most = app.config().query.max_batch_records;
+        if request.ids.len() > most {
+            return Err(Error::new(
+                Kind::TooLarge,
+                format!("a request may write {most} records (query.max_batch_records)"),
+            ));
+        }
         app.engine().write(id, mode, request.patches(mode)?)
     })
     .await?;
@@ -251,6 +258,7 @@ pub(in crate::api) struct DeleteRecordsRequest {
         (status = 200, body = Object, example = json!({"deleted": 1})),
         (status = 400, description = "A bad filter"),
         (status = 404, description = "No such collection"),
+        (status = 413, description = "Over a bound"),
         (status = 422, description = "A wrong shape"),
     ))]
 pub(in crate::api) async fn delete_records(
@@ -270,6 +278,7 @@ pub(in crate::api) async fn delete_records(
 
 /// Returns the number as Chroma counts: the ids sent, or with a filter the records deleted.
 fn delete(app: &App, id: uuid::Uuid, request: DeleteRecordsRequest) -> Result<u64> {
+    check_ids(app, request.ids.as_deref())?;
     let schema = app.engine().collection(id)?.descriptor;
     let filter = filters::parse(
         app,

@@ -2,14 +2,15 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde_json::{Value, json};
 
 use super::super::error::ChromaError;
 use super::super::openapi::CHROMA_SYSTEM;
+use crate::access::{Caller, Scope};
 use crate::app::App;
 use crate::error::{Error, Kind};
 use crate::model::names::{DEFAULT_DATABASE, DEFAULT_TENANT};
@@ -80,10 +81,29 @@ pub(in crate::api) async fn reset_server(
 }
 
 /// Who the caller is
+///
+/// The tenant and databases that a key is limited to; the default ones without a limit.
 #[utoipa::path(get, path = "/api/v2/auth/identity", tag = CHROMA_SYSTEM,
     responses((status = 200, body = Object)))]
-pub(in crate::api) async fn get_identity() -> Json<Value> {
-    Json(json!({"user_id": "", "tenant": DEFAULT_TENANT, "databases": [DEFAULT_DATABASE]}))
+pub(in crate::api) async fn get_identity(
+    State(app): State<App>,
+    caller: Option<Extension<Caller>>,
+) -> Result<Json<Value>, ChromaError> {
+    let Some(Extension(caller)) = caller.filter(|_| app.access().is_required()) else {
+        return Ok(Json(
+            json!({"user_id": "", "tenant": DEFAULT_TENANT, "databases": [DEFAULT_DATABASE]}),
+        ));
+    };
+    let (tenant, databases) = match caller.scope.as_deref() {
+        None => (DEFAULT_TENANT.to_owned(), json!([DEFAULT_DATABASE])),
+        Some(Scope { tenant, databases }) => match databases {
+            Some(databases) => (tenant.clone(), json!(databases)),
+            None => (tenant.clone(), json!(["*"])),
+        },
+    };
+    Ok(Json(
+        json!({"user_id": *caller.name, "tenant": tenant, "databases": databases}),
+    ))
 }
 
 /// 501 with a text.

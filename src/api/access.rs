@@ -1,0 +1,350 @@
+//! Who may use which route: one table, looked at before a body is read.
+//!
+//! What a route needs follows from its method and its path in the route list, so that a new route is closed
+//! until the table says otherwise. A key that is limited to a tenant reaches the data of that tenant by its
+//! name; what works on the whole store is not for it.
+
+use std::sync::Arc;
+
+use axum::extract::{FromRequestParts as _, MatchedPath, RawPathParams, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::Response;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use uuid::Uuid;
+
+use super::error::refusal;
+use super::layers::current_request_id;
+use crate::access::{Caller, Role, Scope};
+use crate::app::App;
+use crate::error::{Error, Kind, Result};
+
+/// What a route needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Requirement {
+    /// No key.
+    Nothing,
+    /// A key of at least this role. What the route reaches is in its path, or is nobody's data.
+    Role(Role),
+    /// A key of at least this role that is not limited to a tenant: the route reaches the whole store.
+    WholeStore(Role),
+}
+
+const COLLECTION: &str = "/api/v2/tenants/{tenant}/databases/{database}/collections/";
+
+/// What the route of this method and path (as in the route list) needs.
+pub(super) fn requirement(method: &Method, route: &str) -> Requirement {
+    use Requirement::{Nothing, WholeStore};
+    let by_method = || {
+        let reads = *method == Method::GET
+            || *method == Method::HEAD
+            || route
+                .rsplit('/')
+                .next()
+                .is_some_and(|verb| ["count", "get", "query", "search"].contains(&verb));
+        if reads { Role::Reader } else { Role::Writer }
+    };
+    match route {
+        "/health" | "/health/live" | "/health/ready" => Nothing,
+        "/" | "/openapi.json" | "/docs" | "/docs/" | "/docs/{*rest}" => {
+            Requirement::Role(Role::Reader)
+        }
+        "/metrics" => WholeStore(Role::Reader),
+        "/keys" | "/api/v2/reset" => WholeStore(Role::Admin),
+        "/api/v2/tenants" => WholeStore(Role::Writer),
+        // A resource name is an alias that all tenants share.
+        "/api/v2/tenants/{tenant}" if *method == Method::PATCH => WholeStore(Role::Operator),
+        _ if route.starts_with("/health/") => WholeStore(Role::Reader),
+        _ if route.starts_with("/api/") => Requirement::Role(by_method()),
+        _ => WholeStore(Role::Operator),
+    }
+}
+
+/// Lets through who may, and says why not to the others. Changes by operators and admins are logged.
+pub(super) async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
+    let (mut parts, body) = request.into_parts();
+    let admitted = match admit(&app, &mut parts).await {
+        Ok(admitted) => admitted,
+        Err(error) => return challenge(&parts, refusal(parts.uri.path(), error)),
+    };
+    let audit = admitted.as_ref().and_then(|caller| audit(&parts, caller));
+    if let Some(caller) = admitted {
+        parts.extensions.insert(caller);
+    }
+    let response = next.run(Request::from_parts(parts, body)).await;
+    if let Some(audit) = audit {
+        audit.log(&response);
+    }
+    response
+}
+
+/// The caller, where one is known.
+async fn admit(app: &App, parts: &mut Parts) -> Result<Option<Caller>> {
+    let access = app.access();
+    if !access.is_required() {
+        return Ok(Some(Caller::anonymous()));
+    }
+    let caller = presented(&parts.headers).and_then(|key| access.caller(&key));
+    let route = parts.extensions.get::<MatchedPath>().cloned();
+    let route = route.as_ref().map(MatchedPath::as_str);
+    // What is not there is said to whoever has a key.
+    let requirement = route.map_or(Requirement::Role(Role::Reader), |route| {
+        requirement(&parts.method, route)
+    });
+    let (role, whole_store) = match requirement {
+        Requirement::Nothing => return Ok(caller),
+        Requirement::Role(role) => (role, false),
+        Requirement::WholeStore(role) => (role, true),
+    };
+    let caller = caller.ok_or_else(|| {
+        let text = "a key is needed: Authorization: Bearer KEY, or X-Chroma-Token: KEY";
+        Error::new(Kind::Unauthenticated, text)
+    })?;
+    if caller.role < role {
+        return Err(forbidden(format!(
+            "this needs the role {}, and the key {:?} has {}",
+            role.as_str(),
+            caller.name,
+            caller.role.as_str()
+        )));
+    }
+    if let Some(scope) = &caller.scope
+        && whole_store
+    {
+        return Err(forbidden(format!(
+            "this reaches the whole store, and the key {:?} is limited to the tenant {:?}",
+            caller.name, scope.tenant
+        )));
+    }
+    if let Some(route) = route {
+        check_reach(app, parts, route, &caller).await?;
+    }
+    Ok(Some(caller))
+}
+
+fn forbidden(text: String) -> Error {
+    Error::new(Kind::RoleTooSmall, text)
+}
+
+/// Whether what the path names is the caller's: its tenant and database by the scope, and that a collection's
+/// id is one of that database. (Without keys an id is good under every path, as in Chroma's server.)
+async fn check_reach(app: &App, parts: &mut Parts, route: &str, caller: &Caller) -> Result<()> {
+    let Ok(parameters) = RawPathParams::from_request_parts(parts, &()).await else {
+        return Ok(());
+    };
+    let find = |wanted: &str| {
+        let found = parameters.iter().find(|(name, _)| *name == wanted);
+        found.map(|(_, value)| value)
+    };
+    if let Some(crn) = find("crn") {
+        return check_crn(app, crn, caller.scope.as_deref());
+    }
+    let Some(tenant) = find("tenant") else {
+        return Ok(());
+    };
+    let database = find("database");
+    if let Some(scope) = &caller.scope {
+        // A database that is to be made has its name in the body.
+        let makes = database.is_none() && parts.method == Method::POST;
+        if !scope.holds(tenant, database) || (makes && scope.databases.is_some()) {
+            return Err(outside(caller, scope));
+        }
+    }
+    let (Some(database), Some(id)) = (database, find("collection_id")) else {
+        return Ok(());
+    };
+    // Elsewhere the last part is a name.
+    if !names_id(&parts.method, route) {
+        return Ok(());
+    }
+    let Ok(id) = Uuid::parse_str(id) else {
+        return Ok(());
+    };
+    let at = app.engine().collection(id);
+    let there = at.is_ok_and(|info| {
+        let name = &info.descriptor.name;
+        name.tenant == tenant && name.database == database
+    });
+    if there {
+        Ok(())
+    } else {
+        let dot = if route.contains("/by-id/") { "" } else { "." };
+        Err(Error::not_found(format!(
+            "Collection [{id}] does not exist{dot}"
+        )))
+    }
+}
+
+/// Whether `{collection_id}` of this route is an id.
+fn names_id(method: &Method, route: &str) -> bool {
+    let rest = route.strip_prefix(COLLECTION).unwrap_or_default();
+    rest != "{collection_id}" || *method == Method::PUT
+}
+
+fn check_crn(app: &App, crn: &str, scope: Option<&Scope>) -> Result<()> {
+    let Some(scope) = scope else {
+        return Ok(());
+    };
+    let mut parts = crn.split(':');
+    let (tenant, database) = (
+        parts.next().unwrap_or_default(),
+        parts.next().unwrap_or_default(),
+    );
+    let resolved = app.engine().tenant_by_resource_name(tenant);
+    let tenant = resolved.as_deref().unwrap_or(tenant);
+    if scope.holds(tenant, Some(database)) {
+        Ok(())
+    } else {
+        Err(Error::not_found(format!(
+            "Collection [{crn}] does not exist"
+        )))
+    }
+}
+
+fn outside(caller: &Caller, scope: &Scope) -> Error {
+    let databases = scope.databases.as_ref().map_or_else(String::new, |names| {
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        format!(" and its databases {}", names.join(", "))
+    });
+    forbidden(format!(
+        "the key {:?} is limited to the tenant {:?}{databases}",
+        caller.name, scope.tenant
+    ))
+}
+
+/// The key that a request presents. (A browser's password prompt sends `Basic`; the user's name is not looked
+/// at.)
+fn presented(headers: &HeaderMap) -> Option<Vec<u8>> {
+    if let Some(token) = headers.get("x-chroma-token") {
+        return Some(token.as_bytes().to_vec());
+    }
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, rest) = value.split_once(' ')?;
+    let rest = rest.trim();
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return Some(rest.as_bytes().to_vec());
+    }
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let decoded = STANDARD.decode(rest).ok()?;
+    let colon = decoded.iter().position(|byte| *byte == b':')?;
+    decoded.get(colon + 1..).map(<[u8]>::to_vec)
+}
+
+/// Says how to present a key; a browser is asked to prompt for it.
+fn challenge(parts: &Parts, mut response: Response) -> Response {
+    if response.status() != StatusCode::UNAUTHORIZED {
+        return response;
+    }
+    let headers = response.headers_mut();
+    let bearer = HeaderValue::from_static("Bearer realm=\"vectorkeep\"");
+    headers.append(header::WWW_AUTHENTICATE, bearer);
+    let accept = parts.headers.get(header::ACCEPT);
+    let is_browser = accept
+        .and_then(|accept| accept.to_str().ok())
+        .is_some_and(|accept| accept.contains("text/html"));
+    if is_browser {
+        let basic = HeaderValue::from_static("Basic realm=\"vectorkeep\", charset=\"UTF-8\"");
+        headers.append(header::WWW_AUTHENTICATE, basic);
+    }
+    response
+}
+
+/// A change that is logged with who made it.
+struct Audit {
+    key: Arc<str>,
+    role: Role,
+    action: String,
+    target: String,
+}
+
+/// Changes to the store as a whole are always logged, changes to data when an operator's or admin's key makes
+/// them.
+fn audit(parts: &Parts, caller: &Caller) -> Option<Audit> {
+    let route = parts.extensions.get::<MatchedPath>()?.as_str();
+    let needed = match requirement(&parts.method, route) {
+        Requirement::Nothing => return None,
+        Requirement::Role(role) | Requirement::WholeStore(role) => role,
+    };
+    let changes =
+        parts.method != Method::GET && parts.method != Method::HEAD && needed >= Role::Writer;
+    let of_a_key = *caller != Caller::anonymous();
+    let by_operator = needed >= Role::Operator || (of_a_key && caller.role >= Role::Operator);
+    (changes && by_operator).then(|| Audit {
+        key: Arc::clone(&caller.name),
+        role: caller.role,
+        action: format!("{} {route}", parts.method),
+        target: parts.uri.path().to_owned(),
+    })
+}
+
+impl Audit {
+    fn log(self, response: &Response) {
+        let job = response.headers().get(header::LOCATION);
+        let job = job.and_then(|job| job.to_str().ok()).unwrap_or_default();
+        tracing::info!(
+            target: crate::telemetry::AUDIT,
+            key = %self.key,
+            role = self.role.as_str(),
+            action = self.action,
+            target = self.target,
+            outcome = response.status().as_u16(),
+            job,
+            request_id = current_request_id(),
+            "audit"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_that_the_table_does_not_know_is_closed() {
+        let method = Method::GET;
+        for route in ["/backups", "/new", "/jobs/{id}", "/healthy"] {
+            assert_eq!(
+                requirement(&method, route),
+                Requirement::WholeStore(Role::Operator),
+                "{route}"
+            );
+        }
+    }
+
+    #[test]
+    fn reading_is_told_from_writing() {
+        let of = |method: Method, rest: &str| {
+            requirement(&method, &format!("{COLLECTION}{{collection_id}}{rest}"))
+        };
+        for rest in ["/get", "/query", "/search", "/count"] {
+            assert_eq!(of(Method::POST, rest), Requirement::Role(Role::Reader));
+        }
+        for rest in ["/add", "/upsert", "/update", "/delete", "/fork", ""] {
+            assert_eq!(of(Method::POST, rest), Requirement::Role(Role::Writer));
+        }
+        assert_eq!(of(Method::GET, ""), Requirement::Role(Role::Reader));
+        assert_eq!(of(Method::DELETE, ""), Requirement::Role(Role::Writer));
+    }
+
+    #[test]
+    fn a_key_is_found_in_three_places() {
+        let with = |name: &'static str, value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, HeaderValue::from_str(value).unwrap());
+            presented(&headers)
+        };
+        let key = || Some(b"vk_x".to_vec());
+        assert_eq!(with("authorization", "Bearer vk_x"), key());
+        assert_eq!(with("authorization", "bearer   vk_x "), key());
+        assert_eq!(with("x-chroma-token", "vk_x"), key());
+        let basic = format!("Basic {}", STANDARD.encode("someone:vk_x"));
+        assert_eq!(with("authorization", &basic), key());
+        for other in ["vk_x", "Digest vk_x", "Basic ???", "Bearer", "Basic dmt4"] {
+            assert_eq!(with("authorization", other), None, "{other}");
+        }
+    }
+}
