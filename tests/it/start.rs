@@ -1,6 +1,7 @@
 //! The program itself: what stops its start, what it survives, and how it ends.
 
 mod disk;
+mod keys;
 mod loss;
 mod memory;
 mod offline;

@@ -84,8 +84,8 @@ async fn a_million_ids_are_looked_up_and_the_known_ones_found() {
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_do_not_finish_are_ended_and_harm_nobody() {
     let service = Service::with(|config| {
-        config.server.request_timeout_ms = 1_500;
-        config.server.max_concurrent_requests = 40;
+        config.server.body_timeout_ms = 1_500;
+        config.server.max_concurrent_requests = 4;
     })
     .await;
     let words = service.create("words").await;
@@ -96,32 +96,16 @@ async fn clients_that_do_not_finish_are_ended_and_harm_nobody() {
         words.path("get")
     );
     let mut slow = Vec::new();
-    for _ in 0..20 {
+    for _ in 0..40 {
         let mut connection = TcpStream::connect(&address).await.unwrap();
         connection.write_all(head.as_bytes()).await.unwrap();
         connection.write_all(b"{\"ids\":[").await.unwrap();
         slow.push(connection);
     }
-    // Others are served meanwhile.
+    // They take no place: others are served meanwhile.
     for _ in 0..10 {
         assert_eq!(words.count().await, 30);
     }
-    // Now every place is taken: work is refused with a time to come back, probes are answered.
-    for _ in 0..20 {
-        let mut connection = TcpStream::connect(&address).await.unwrap();
-        connection.write_all(head.as_bytes()).await.unwrap();
-        slow.push(connection);
-    }
-    let refused = eventually("every place to be taken", async || {
-        let answer = service.get(&words.path("count")).await;
-        (answer.status == 503).then_some(answer)
-    })
-    .await;
-    assert!(
-        refused.header("retry-after").is_some(),
-        "{}",
-        refused.text()
-    );
     service.get("/health/live").await.expect(200);
     for mut connection in slow {
         let mut answer = [0; 64];
@@ -129,7 +113,7 @@ async fn clients_that_do_not_finish_are_ended_and_harm_nobody() {
         let read = read.expect("a slow client waits for ever").unwrap_or(0);
         let answer = String::from_utf8_lossy(&answer[..read]);
         assert!(
-            answer.is_empty() || answer.starts_with("HTTP/1.1 504"),
+            answer.is_empty() || answer.starts_with("HTTP/1.1 408"),
             "{answer}"
         );
     }
