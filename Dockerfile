@@ -36,6 +36,10 @@ COPY LICENSE tests/data/LICENSE-wordnet.txt /usr/share/doc/vectorkeep/
 # without ever running as root.
 RUN install -d -o 10001 -g 10001 -m 0750 /data
 
+# Beyond loopback the service starts only with keys (VECTORKEEP__ACCESS__KEYS_FILE, a mounted secret) or, behind
+# something else that keeps strangers out, with VECTORKEEP__ACCESS__ALLOW_OPEN=true: that is for whoever runs the
+# image to say. With TLS the health check needs https:// and --ca-file; in Kubernetes its own probes replace it.
+#
 # Data and backups share the one volume so that `docker run` works as it is. A backup on the disk that it
 # protects is lost with that disk: in production point VECTORKEEP__REPOSITORY__URL somewhere else.
 ENV VECTORKEEP__STORAGE__DATA_DIR=/data/store \

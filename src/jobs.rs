@@ -547,7 +547,7 @@ fn audit(record: &JobRecord) {
     }
     tracing::info!(
         target: crate::telemetry::AUDIT,
-        key = record.requested_by.as_deref().unwrap_or("vectorkeep"),
+        key = %record.requested_by.as_deref().unwrap_or("vectorkeep"),
         action = %record.kind,
         target = record.id,
         outcome = ?record.state,
