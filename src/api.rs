@@ -13,6 +13,8 @@ mod health;
 mod imports;
 mod jobs;
 mod layers;
+mod measure;
+mod metrics;
 mod migrations;
 mod openapi;
 mod prunings;

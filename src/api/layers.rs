@@ -14,6 +14,7 @@ use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::error::{ChromaError, Problem};
+use super::measure;
 use crate::app::App;
 use crate::error::{Error, Kind};
 
@@ -87,10 +88,6 @@ fn explain_unknown(method: &Method, path: &str, response: Response) -> Response 
     if !unknown || path.starts_with("/api/") || path == "/" {
         return response;
     }
-    if is_planned(method, path) {
-        let error = Error::unprocessable(format!("{method} {path} is not offered by this version"));
-        return Problem(error).into_response();
-    }
     let error = match status {
         StatusCode::METHOD_NOT_ALLOWED => {
             Error::new(Kind::NotAllowed, format!("{path} takes no {method}"))
@@ -102,12 +99,6 @@ fn explain_unknown(method: &Method, path: &str, response: Response) -> Response 
         problem.headers_mut().insert(header::ALLOW, allow.clone());
     }
     problem
-}
-
-/// Parts of the contract that this version does not have.
-fn is_planned(method: &Method, path: &str) -> bool {
-    let segments: Vec<&str> = path.split('/').skip(1).collect();
-    matches!((method.as_str(), segments.as_slice()), ("GET", ["metrics"]))
 }
 
 const PLANNED_PATHS: [&str; 2] = ["/restore", "/migrate"];
@@ -145,6 +136,7 @@ pub(super) async fn bound(State(bounds): State<Bounds>, request: Request, next: 
     let probe = path == "/health" || path == "/health/live" || path == "/health/ready";
     let permit = bounds.running.try_acquire();
     if permit.is_err() && !probe {
+        measure::count_refused();
         return refuse(Error::new(
             Kind::Unavailable,
             "too many requests are running",
