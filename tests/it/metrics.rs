@@ -1,6 +1,7 @@
 //! Metrics: text that Prometheus can read, numbers that are exactly what was done, and never a label that a
 //! client made up. Services here are processes of their own: metrics belong to the process.
 
+mod alerts;
 mod exposition;
 
 use std::collections::BTreeSet;
