@@ -17,6 +17,8 @@ mod imports;
 mod jobs;
 mod keys;
 mod layers;
+mod measure;
+mod metrics;
 mod migrations;
 mod openapi;
 mod prunings;

@@ -1,5 +1,6 @@
 //! The application: opens everything once, owns it, shuts it down in order.
 
+mod gauges;
 mod settings;
 mod spool;
 mod work;
@@ -20,11 +21,13 @@ use crate::environments::Environments;
 use crate::error::{Error, Kind, Result};
 use crate::health::deep::DeepChecks;
 use crate::jobs::{JobKind, JobLimits, JobState, Jobs, Submission};
+use crate::meters;
 use crate::operations::compact::{self, CompactionTrigger};
 use crate::operations::delete;
 use crate::operations::migrate::{self, RunningMigrations};
 use crate::repository::{BackendOptions, LockSettings, Repository, RepositoryOptions};
 
+use gauges::Observed;
 pub use spool::Spooled;
 
 /// The claim of jobs that work on the store as a whole.
@@ -62,6 +65,8 @@ struct Inner {
     event_streams: Arc<Semaphore>,
     /// Bytes of the store's files after the last compaction of this process; 0 before the first.
     compacted_bytes: AtomicU64,
+    /// What metrics tell of the disk and of backups.
+    observed: Mutex<Observed>,
 }
 
 /// The repository, as far as it could be opened.
@@ -77,6 +82,7 @@ impl App {
     /// # Errors
     /// What opening the store finds; `StorageFault` when jobs cannot be read.
     pub fn open(config: Config, runtime: Handle) -> Result<Self> {
+        meters::start();
         let at = repository_options(&config);
         Repository::check_settings(&at, runtime.clone())?;
         let access = Access::open(KeySources {
@@ -130,6 +136,7 @@ impl App {
                 event_streams,
                 uploads,
                 compacted_bytes: AtomicU64::new(0),
+                observed: Mutex::default(),
             }),
         };
         if at.backend.is_remote() {
@@ -147,6 +154,14 @@ impl App {
         app.repeat(config.repository.sweep_interval_ms, Self::sweep);
         app.repeat(config.access.reload_interval_ms, |app| {
             app.access().reload()
+        });
+        app.observe()?;
+        let refresh_interval_ms = config.metrics.refresh_interval_ms;
+        app.repeat(refresh_interval_ms, Self::observe);
+        // By itself: a disk that hangs must not hold it up.
+        app.repeat(refresh_interval_ms, |_| {
+            meters::upkeep();
+            Ok(())
         });
         Ok(app)
     }

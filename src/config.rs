@@ -39,6 +39,7 @@ pub struct Config {
     pub jobs: JobsConfig,
     pub query: QueryConfig,
     pub health: HealthConfig,
+    pub metrics: MetricsConfig,
     pub log: LogConfig,
 }
 
@@ -322,6 +323,17 @@ pub struct HealthConfig {
     pub embedding_sample: usize,
     pub max_findings: usize,
     pub deep_timeout_ms: u64,
+}
+
+/// `[metrics]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(
+    missing_docs,
+    reason = "explained in config.toml, which is the baseline"
+)]
+pub struct MetricsConfig {
+    pub refresh_interval_ms: u64,
 }
 
 /// `[log]`

@@ -18,6 +18,7 @@ mod load;
 mod maintenance;
 mod markers;
 mod metadata;
+mod meters;
 mod namespaces;
 mod publish;
 mod search;
@@ -30,9 +31,9 @@ mod write;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex, RwLock};
+use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 use uuid::Uuid;
 
 use catalog::{Catalog, CatalogBatch, StoredCatalog};
@@ -40,6 +41,7 @@ use collection::Collection;
 use store::{Batch, Store, Tree};
 
 use crate::error::{Error, Kind, Result};
+use crate::meters::record_since;
 use crate::model::collection::Lifecycle;
 use crate::model::names::{DEFAULT_DATABASE, DEFAULT_TENANT};
 
@@ -127,6 +129,7 @@ impl Engine {
     /// See `Store::open`: in use elsewhere, damaged, behind its watermark, of another format. A damaged
     /// *record* does not prevent opening: its collection refuses reads and the store refuses writes.
     pub fn open(options: EngineOptions) -> Result<Self> {
+        meters::start();
         let store = Store::open(&options.store)?;
         let stored = StoredCatalog::read(&store)?;
         let (catalog, garbage) = load(&store, stored)?;
@@ -287,6 +290,14 @@ fn defaults() -> (Tenant, Database) {
 }
 
 impl Inner {
+    /// Takes the write lock for a write of records.
+    fn lock_for_write(&self) -> MutexGuard<'_, Writer> {
+        let started = Instant::now();
+        let writer = self.writer.lock();
+        record_since(&meters::WRITE_LOCK_WAIT, started);
+        writer
+    }
+
     /// Commits a batch that changes nothing in memory.
     fn commit(&self, batch: Batch) -> Result<u64> {
         let mut writer = self.writer.lock();
@@ -302,7 +313,9 @@ impl Inner {
             ));
         }
         let sequence = writer.next();
+        let started = Instant::now();
         self.store.commit(batch, sequence)?;
+        record_since(&meters::COMMIT_DURATION, started);
         writer.sequence = sequence;
         Ok(sequence)
     }

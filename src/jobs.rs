@@ -2,6 +2,7 @@
 //!
 //! It knows nothing of what the work is: the caller hands in a closure that returns the result as JSON.
 
+mod meters;
 mod record;
 
 use std::collections::BTreeMap;
@@ -116,6 +117,7 @@ impl Jobs {
     /// # Errors
     /// `StorageFault`.
     pub fn open(engine: Engine, runtime: Handle, limits: JobLimits) -> Result<Self> {
+        meters::start();
         let mut entries = BTreeMap::new();
         for payload in engine.jobs()? {
             let mut record: JobRecord = serde_json::from_slice(&payload).map_err(|error| {
@@ -130,6 +132,9 @@ impl Jobs {
                     record.finished_at = Some(Utc::now());
                 } else {
                     interrupt(&mut record);
+                }
+                if record.state.is_final() {
+                    meters::ended_unrun(&record);
                 }
                 // A poisoned store takes no record; the state in memory is right all the same.
                 if let Err(error) = persist(&engine, &record) {
@@ -323,12 +328,14 @@ impl Jobs {
     /// Changes a record, persists it, tells those who wait.
     fn update(&self, id: &str, change: impl FnOnce(&mut JobRecord)) -> Option<JobRecord> {
         let _in_order = self.inner.recording.lock();
-        let record = {
+        let (before, record) = {
             let mut entries = self.inner.entries.lock();
             let entry = entries.get_mut(id)?;
+            let before = entry.record.state;
             change(&mut entry.record);
-            entry.record.clone()
+            (before, entry.record.clone())
         };
+        meters::changed(before, &record);
         if let Err(error) = persist(&self.inner.engine, &record) {
             tracing::error!(job.id = id, %error, "a job's state was not recorded");
         }

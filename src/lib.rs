@@ -9,7 +9,8 @@
 //! Downwards only: `api` → `app` → `jobs`, `health`, `access` → `operations` → `engine` | `repository` | `environments` →
 //! `model`, `error`. The three in the middle never import each other: only `operations` joins them. axum,
 //! tower-http and utoipa are named only in [`api`], sled only in `engine/store`, object_store only in
-//! `repository/backend`.
+//! `repository/backend`. What is measured is named, and counted in [`meters`], where it happens: in `engine`, `jobs`, `app`
+//! and `api`; nothing else names the `metrics` crates.
 //!
 //! # A query, traced
 //!
@@ -47,6 +48,7 @@ pub mod environments;
 pub mod error;
 pub mod health;
 pub mod jobs;
+pub mod meters;
 pub mod model;
 pub mod offline;
 pub mod operations;

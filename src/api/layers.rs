@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::bodies::Bodies;
 use super::error::{Problem, refusal};
+use super::measure;
 use crate::app::App;
 use crate::error::{Error, Kind};
 
@@ -88,10 +89,6 @@ fn explain_unknown(method: &Method, path: &str, response: Response) -> Response 
     if !unknown || path.starts_with("/api/") || path == "/" {
         return response;
     }
-    if is_planned(method, path) {
-        let error = Error::unprocessable(format!("{method} {path} is not offered by this version"));
-        return Problem(error).into_response();
-    }
     let error = match status {
         StatusCode::METHOD_NOT_ALLOWED => {
             Error::new(Kind::NotAllowed, format!("{path} takes no {method}"))
@@ -103,12 +100,6 @@ fn explain_unknown(method: &Method, path: &str, response: Response) -> Response 
         problem.headers_mut().insert(header::ALLOW, allow.clone());
     }
     problem
-}
-
-/// Parts of the contract that this version does not have.
-fn is_planned(method: &Method, path: &str) -> bool {
-    let segments: Vec<&str> = path.split('/').skip(1).collect();
-    matches!((method.as_str(), segments.as_slice()), ("GET", ["metrics"]))
 }
 
 const PLANNED_PATHS: [&str; 2] = ["/restore", "/migrate"];
@@ -150,6 +141,7 @@ pub(super) async fn bound(State(bounds): State<Bounds>, request: Request, next: 
     let probe = path == "/health" || path == "/health/live" || path == "/health/ready";
     let permit = bounds.running.try_acquire();
     if permit.is_err() && !probe {
+        measure::count_refused();
         return refusal(
             &path,
             Error::new(

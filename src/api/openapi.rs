@@ -13,6 +13,7 @@ pub(super) const COMPACTIONS: &str = "Compactions";
 pub(super) const JOBS: &str = "Jobs";
 pub(super) const HEALTH: &str = "Health";
 pub(super) const ACCESS: &str = "Access";
+pub(super) const METRICS: &str = "Metrics";
 pub(super) const CHROMA_SYSTEM: &str = "Chroma: system";
 pub(super) const CHROMA_NAMESPACES: &str = "Chroma: tenants and databases";
 pub(super) const CHROMA_COLLECTIONS: &str = "Chroma: collections";
@@ -36,6 +37,7 @@ pub(super) fn base() -> OpenApi {
             "Checks that read real bytes and say how much they looked at.",
         ),
         (ACCESS, "Who may do what."),
+        (METRICS, "For Prometheus, and alerts that are built on it."),
         (CHROMA_SYSTEM, "Chroma's HTTP API v2."),
         (CHROMA_NAMESPACES, "Chroma's HTTP API v2."),
         (CHROMA_COLLECTIONS, "Chroma's HTTP API v2."),

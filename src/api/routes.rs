@@ -12,9 +12,10 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
 use super::layers::{self, Bounds};
+use super::measure;
 use super::{
     access, backups, chroma, compactions, drills, environments, events, export, health, imports,
-    jobs, keys, migrations, openapi, prunings, restores, verifications,
+    jobs, keys, metrics, migrations, openapi, prunings, restores, verifications,
 };
 use crate::app::App;
 
@@ -48,6 +49,7 @@ fn operations() -> OpenApiRouter<App> {
         .routes(routes!(health::check_collections))
         .routes(routes!(health::check_collection))
         .routes(routes!(health::check_embeddings))
+        .routes(routes!(metrics::get_metrics))
 }
 
 /// Routes and their description.
@@ -60,6 +62,7 @@ pub(super) fn described() -> (Router<App>, OpenApi) {
 
 /// The whole service as a router.
 pub fn router(app: &App) -> Router {
+    measure::start();
     let (routes, spec) = described();
     let routes = routes
         .route("/", get(root))
@@ -82,6 +85,7 @@ pub fn router(app: &App) -> Router {
     routes
         .layer(CatchPanicLayer::custom(layers::panicked))
         .layer(axum::middleware::from_fn(layers::identify))
+        .layer(axum::middleware::from_fn(measure::measure))
         .with_state(app.clone())
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{CatchUp, Engine};
+use super::{CatchUp, Engine, meters};
 use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
 
@@ -76,6 +76,7 @@ impl Engine {
             ));
         }
         compaction.publish()?;
+        meters::COMPACTIONS.increment(1);
         drop(writer);
         inner.store.remove_retired();
         Ok(())

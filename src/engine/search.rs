@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, BinaryHeap};
 use std::ops::Range;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
 
 use uuid::Uuid;
 
@@ -16,8 +17,9 @@ use super::kernel::{self, RoundedQuery};
 use super::metadata::Selection;
 use super::threads::in_shares;
 use super::vectors::Columns;
-use super::{Engine, Inner};
+use super::{Engine, Inner, meters};
 use crate::error::{Error, Result};
+use crate::meters::record_since;
 use crate::model::configuration::Space;
 use crate::model::filter::Filter;
 use crate::model::record::{Record, RecordView};
@@ -146,6 +148,7 @@ impl Engine {
         collection: &Collection,
         request: &QueryRequest,
     ) -> Result<Vec<Vec<Neighbour>>> {
+        let started = Instant::now();
         let inner = &self.inner;
         collection.check_readable()?;
         let descriptor = collection.info().descriptor;
@@ -173,12 +176,14 @@ impl Engine {
         };
         let space = descriptor.definition.configuration.space();
         let (_searching, threads) = inner.begin_search();
-        request
+        let found = request
             .embeddings
             .iter()
             .map(|query| {
                 let found = {
                     let state = collection.state.read();
+                    let compared = candidates.as_ref().map_or(state.columns.live(), Vec::len);
+                    meters::VECTORS_COMPARED.increment(compared as u64);
                     nearest(
                         &state.columns,
                         space,
@@ -190,7 +195,14 @@ impl Engine {
                 };
                 inner.fetch(collection, &found, request.projection)
             })
-            .collect()
+            .collect::<Result<_>>()?;
+        record_since(&meters::SEARCH_DURATION, started);
+        Ok(found)
+    }
+
+    /// Searches that run now.
+    pub fn running_searches(&self) -> usize {
+        self.inner.searches.load(Relaxed)
     }
 }
 

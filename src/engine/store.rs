@@ -17,6 +17,7 @@ use std::ops::Deref;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use parking_lot::{Condvar, Mutex};
@@ -25,8 +26,10 @@ use sled::transaction::{ConflictableTransactionError, TransactionalTree};
 use uuid::Uuid;
 
 use super::format::{self, INLINE, SPLIT, SplitHead};
+use super::meters;
 use crate::disk;
 use crate::error::{Error, Kind, Result};
+use crate::meters::record_since;
 
 pub(super) use batch::Batch;
 use files::{Files, contained};
@@ -359,6 +362,7 @@ impl Store {
             state = self.sync.lock();
             state.running = false;
             if outcome.is_ok() {
+                meters::SYNC_COMMITS.record(target.saturating_sub(state.synced) as f64);
                 state.synced = state.synced.max(target);
             }
             self.synced.notify_all();
@@ -369,7 +373,10 @@ impl Store {
 
     fn sync_files(&self) -> Result<()> {
         let files = self.files.load_full();
-        self.guarded("sync", || files.sync())
+        let started = Instant::now();
+        self.guarded("sync", || files.sync())?;
+        record_since(&meters::SYNC_DURATION, started);
+        Ok(())
     }
 
     /// Brings the watermark file up to what is synced. Called about once a second and at shutdown.

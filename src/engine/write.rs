@@ -117,7 +117,7 @@ impl Engine {
         patches: Vec<RecordPatch>,
     ) -> Result<WriteOutcome> {
         let inner = &self.inner;
-        let mut writer = inner.writer.lock();
+        let mut writer = inner.lock_for_write();
         let collection = inner.live_collection(collection)?;
         collection.check_readable()?;
         let info = collection.info();
@@ -150,7 +150,7 @@ impl Engine {
             request.filter.as_ref(),
             usize::MAX,
         )?;
-        let mut writer = inner.writer.lock();
+        let mut writer = inner.lock_for_write();
         let collection = inner.live_collection(collection.id)?;
         let sequence = writer.next();
         let mut head = collection.info().head;

@@ -33,6 +33,18 @@ pub enum JobKind {
 }
 
 impl JobKind {
+    /// All kinds.
+    pub const ALL: [Self; 8] = [
+        Self::Backup,
+        Self::Restore,
+        Self::Migration,
+        Self::Compaction,
+        Self::Verification,
+        Self::Prune,
+        Self::Import,
+        Self::Drill,
+    ];
+
     /// Whether a job that was stopped in the middle may simply be run again: what it does is found done, or
     /// done again with the same end.
     pub fn resumes(self) -> bool {
@@ -74,9 +86,32 @@ pub enum JobState {
 }
 
 impl JobState {
+    /// All states.
+    pub const ALL: [Self; 6] = [
+        Self::Queued,
+        Self::Running,
+        Self::Succeeded,
+        Self::Failed,
+        Self::Canceled,
+        Self::Interrupted,
+    ];
+
     /// Whether it will not change any more.
     pub fn is_final(self) -> bool {
         !matches!(self, Self::Queued | Self::Running)
+    }
+}
+
+impl fmt::Display for JobState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Canceled => "canceled",
+            Self::Interrupted => "interrupted",
+        })
     }
 }
 

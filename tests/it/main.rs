@@ -20,6 +20,7 @@ mod environments;
 mod harness;
 mod health;
 mod jobs;
+mod metrics;
 mod migrate;
 mod model;
 mod openapi;

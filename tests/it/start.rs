@@ -54,9 +54,9 @@ fn free_address() -> String {
 }
 
 /// A running program; killed at the end of the test if it still runs.
-struct Process {
+pub(crate) struct Process {
     child: Child,
-    http: Http,
+    pub(crate) http: Http,
     home: PathBuf,
 }
 
@@ -69,7 +69,7 @@ impl Drop for Process {
 
 impl Process {
     /// Starts and waits until it is ready.
-    async fn start(home: &Path, settings: &[(&str, &str)]) -> Self {
+    pub(crate) async fn start(home: &Path, settings: &[(&str, &str)]) -> Self {
         match Self::try_start(home, settings).await {
             Ok(process) => process,
             Err((status, message)) => panic!("ended with {status}: {message}"),

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::harness::{BOUND, Service, eventually, numbered};
+use crate::harness::{BOUND, Service, numbered};
 
 /// A filter of that many levels.
 fn nested(levels: usize) -> Value {

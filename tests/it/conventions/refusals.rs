@@ -263,21 +263,3 @@ async fn levels_of_verification_that_there_are_not_are_refused() {
     let shown = service.get(&format!("/backups/{backup}")).await.ok(200);
     assert_eq!(shown["verification"], Value::Null);
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_built_yet_is_refused_and_never_ignored() {
-    let service = Service::start().await;
-    service.create("words").await.add(&numbered("w", 3)).await;
-    service.backup(json!({})).await;
-    let look = async || {
-        (
-            service.names().await,
-            service.get("/jobs").await.ok(200),
-            service.get("/backups").await.ok(200),
-        )
-    };
-    let before = look().await;
-    let problem = service.get("/metrics").await.problem(422);
-    assert!(text(&problem["detail"]).contains("/metrics"), "{problem}");
-    assert_eq!(look().await, before);
-}

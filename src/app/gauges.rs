@@ -1,0 +1,177 @@
+//! What the metrics say of the service as it stands. A scrape asks no disk and no repository: what costs
+//! that is looked at from time to time and remembered.
+
+use std::sync::LazyLock;
+
+use chrono::{DateTime, NaiveDateTime, Utc};
+use metrics::Gauge;
+use parking_lot::Mutex;
+use serde_json::Value;
+
+use super::App;
+use crate::disk;
+use crate::engine::Usage;
+use crate::error::Result;
+use crate::jobs::{JobKind, JobRecord, JobState};
+use crate::meters::{self, gauge};
+
+/// What was seen when it was last looked at.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Observed {
+    usage: Option<Usage>,
+    free_bytes: Option<u64>,
+    verified_backup: Option<DateTime<Utc>>,
+}
+
+struct Gauges {
+    collections: Gauge,
+    records: Gauge,
+    sequence: Gauge,
+    poisoned: Gauge,
+    draining: Gauge,
+    searches: Gauge,
+    queued: Gauge,
+    running: Gauge,
+    file_bytes: Gauge,
+    live_bytes: Gauge,
+    file_live_ratio: Gauge,
+    free_bytes: Gauge,
+}
+
+/// They belong to the process; who sets them holds them until they are rendered, because a process may have
+/// several services.
+static GAUGES: LazyLock<Mutex<Gauges>> = LazyLock::new(|| {
+    Mutex::new(Gauges {
+        collections: gauge("vectorkeep_collections", "Collections of all databases."),
+        records: gauge("vectorkeep_records", "Records of all collections."),
+        sequence: gauge(
+            "vectorkeep_last_sequence",
+            "Number of the last committed write.",
+        ),
+        poisoned: gauge(
+            "vectorkeep_store_poisoned",
+            "1 when no writes are taken any more after a storage fault.",
+        ),
+        draining: gauge(
+            "vectorkeep_draining",
+            "1 when the service is about to stop.",
+        ),
+        searches: gauge(
+            "vectorkeep_searches_running",
+            "Searches that run at this moment.",
+        ),
+        queued: gauge("vectorkeep_jobs_queued", "Jobs that wait for a worker."),
+        running: gauge("vectorkeep_jobs_running", "Jobs that run at this moment."),
+        file_bytes: gauge("vectorkeep_store_file_bytes", "Bytes of the store's files."),
+        live_bytes: gauge(
+            "vectorkeep_store_live_bytes",
+            "Bytes of what lives in the store's files, estimated from numbers and sizes of records.",
+        ),
+        file_live_ratio: gauge(
+            "vectorkeep_store_file_live_ratio",
+            "Bytes of the store's files per live byte; past compaction.ratio the store is compacted.",
+        ),
+        free_bytes: gauge(
+            "vectorkeep_disk_free_bytes",
+            "Bytes free on the disk of the data directory.",
+        ),
+    })
+});
+
+/// Not a number where it could not be found out.
+fn number(value: Option<u64>) -> f64 {
+    value.map_or(f64::NAN, |value| value as f64)
+}
+
+fn flag(set: bool) -> f64 {
+    if set { 1.0 } else { 0.0 }
+}
+
+impl App {
+    /// All metrics, as text. From memory; blocks for as long as the locks of collections are held.
+    pub fn metrics(&self) -> String {
+        let gauges = GAUGES.lock();
+        self.set(&gauges);
+        let mut text = meters::render();
+        drop(gauges);
+        let verified = self.inner.observed.lock().verified_backup;
+        if let Some(verified) = verified {
+            // A gauge of the recorder could not go away again with the backup.
+            let age_ms = (Utc::now() - verified).num_milliseconds();
+            let name = "vectorkeep_newest_verified_backup_age_seconds";
+            let help = "Age of the newest backup that a verification or a drill found sound; absent without one.";
+            let age = age_ms.max(0) as f64 / 1_000.0;
+            text.push_str(&format!(
+                "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {age}\n"
+            ));
+        }
+        text
+    }
+
+    fn set(&self, gauges: &Gauges) {
+        let engine = self.engine();
+        let collections = engine.all_collections();
+        let records: u64 = collections.iter().map(|info| info.head.count).sum();
+        gauges.collections.set(collections.len() as f64);
+        gauges.records.set(records as f64);
+        gauges.sequence.set(engine.sequence() as f64);
+        gauges.poisoned.set(flag(engine.fault().is_some()));
+        gauges.draining.set(flag(self.is_draining()));
+        gauges.searches.set(engine.running_searches() as f64);
+        let (queued, running) = self.jobs().under_way();
+        gauges.queued.set(queued as f64);
+        gauges.running.set(running as f64);
+        let observed = *self.inner.observed.lock();
+        gauges.free_bytes.set(number(observed.free_bytes));
+        let file_bytes = number(observed.usage.map(|usage| usage.file_bytes));
+        let live_bytes = number(observed.usage.map(|usage| usage.live_bytes));
+        gauges.file_bytes.set(file_bytes);
+        gauges.live_bytes.set(live_bytes);
+        let ratio = observed
+            .usage
+            .map_or(f64::NAN, |_| file_bytes / live_bytes.max(1.0));
+        gauges.file_live_ratio.set(ratio);
+    }
+
+    /// Looks at what is too dear to look at for every scrape. Blocks.
+    pub(super) fn observe(&self) -> Result<()> {
+        let observed = Observed {
+            usage: self.engine().usage().ok(),
+            free_bytes: disk::available_bytes(self.engine().data_dir()).ok(),
+            verified_backup: self.newest_verified_backup(),
+        };
+        *self.inner.observed.lock() = observed;
+        Ok(())
+    }
+
+    /// When the newest backup was made that is known to be sound. This is the one place to ask that: as long
+    /// as nothing else remembers it, it is what the remembered jobs say.
+    fn newest_verified_backup(&self) -> Option<DateTime<Utc>> {
+        let done = |kind| {
+            self.jobs()
+                .list(Some(JobState::Succeeded), Some(kind), None, usize::MAX)
+        };
+        let verified = done(JobKind::Verification).into_iter();
+        let drilled = done(JobKind::Drill).into_iter();
+        verified
+            .chain(drilled)
+            .filter_map(|job| verified_by(&job))
+            .max()
+    }
+}
+
+/// When the backup was made that a job found sound.
+fn verified_by(job: &JobRecord) -> Option<DateTime<Utc>> {
+    let result = job.result.as_ref()?;
+    let text = |of: &Value, member: &str| of.get(member)?.as_str().map(str::to_owned);
+    // A manifest alone says nothing of the records.
+    let sound = result.get("ok") == Some(&Value::Bool(true));
+    if !sound || text(result, "level").as_deref() == Some("manifest") {
+        return None;
+    }
+    let backup = text(result, "backup").or_else(|| text(&job.request, "backup"))?;
+    let made = backup.strip_prefix("backup_")?.get(..19)?;
+    NaiveDateTime::parse_from_str(made, "%Y-%m-%d_%H-%M-%S")
+        .ok()
+        .map(|made| made.and_utc())
+}
