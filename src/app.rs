@@ -55,6 +55,8 @@ struct Inner {
     repository: Mutex<RepositorySlot>,
     /// Requests that may ask the repository at the same time: where it hangs, data must not.
     repository_requests: Arc<Semaphore>,
+    /// Threads that blocking calls of requests may take at the same time.
+    threads: Arc<Semaphore>,
     runtime: Handle,
     started: Instant,
     draining: AtomicBool,
@@ -115,6 +117,7 @@ impl App {
         };
         spool::clear(&config.storage.data_dir);
         let repository_requests = Arc::new(Semaphore::new(config.repository.max_requests));
+        let threads = Arc::new(Semaphore::new(config.server.max_threads));
         let uploads = Arc::new(Semaphore::new(config.repository.max_uploads));
         let event_streams = Arc::new(Semaphore::new(config.jobs.max_event_streams));
         let jobs = Jobs::open(engine.clone(), runtime.clone(), limits)?;
@@ -129,6 +132,7 @@ impl App {
                 environments,
                 repository: Mutex::new(RepositorySlot::Closed),
                 repository_requests,
+                threads,
                 runtime,
                 started: Instant::now(),
                 draining: AtomicBool::new(false),
@@ -176,7 +180,7 @@ impl App {
                 let Some(inner) = weak.upgrade() else {
                     return;
                 };
-                if let Err(error) = (Self { inner }).blocking(what).await {
+                if let Err(error) = (Self { inner }).on_thread(what).await {
                     tracing::warn!(?error, "what is done from time to time could not be done");
                 }
             }
@@ -352,11 +356,30 @@ impl App {
         &self.inner.uploads
     }
 
-    /// Runs a blocking call on a thread for such.
+    /// Runs a blocking call on a thread for such, of which there are only so many at a time
+    /// (`server.max_threads`): each holds memory of its own, and all share the processors with the threads that
+    /// answer probes. Further calls wait, in order, and take no thread meanwhile.
     ///
     /// # Errors
     /// Those of the call; `Internal` when it panicked.
     pub async fn blocking<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&Self) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let threads = Arc::clone(&self.inner.threads).acquire_owned().await;
+        // Held by the thread: a caller that goes away does not free it.
+        self.on_thread(move |app| {
+            let _thread = threads;
+            call(app)
+        })
+        .await
+    }
+
+    /// As [`App::blocking`], for calls that must not wait behind requests for data.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn on_thread<T: Send + 'static>(
         &self,
         call: impl FnOnce(&Self) -> Result<T> + Send + 'static,
     ) -> Result<T> {
@@ -378,7 +401,7 @@ impl App {
         call: impl FnOnce(&Self) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let permit = self.repository_permit()?;
-        self.blocking(move |app| {
+        self.on_thread(move |app| {
             let _permit = permit;
             call(app)
         })

@@ -58,6 +58,7 @@ pub struct ServerConfig {
     pub body_timeout_ms: u64,
     pub min_body_bytes_per_second: u64,
     pub max_concurrent_requests: usize,
+    pub max_threads: usize,
     pub max_connections: usize,
     pub header_timeout_ms: u64,
     pub request_timeout_ms: u64,
@@ -416,6 +417,7 @@ impl Config {
                 self.server.max_receiving_bytes,
             ),
             ("server.max_connections", self.server.max_connections),
+            ("server.max_threads", self.server.max_threads),
             ("access.max_keys", self.access.max_keys),
             (
                 "server.max_concurrent_requests",

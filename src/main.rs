@@ -246,6 +246,8 @@ async fn serve(file: Option<PathBuf>) -> Result<()> {
     config.check_exposure()?;
     telemetry::start(&config.log)?;
     allow_connections(config.server.max_connections);
+    // Before the store is opened, which may take its time: a signal that comes meanwhile is obeyed after it.
+    let stop = stop_signal()?;
     let listen = config.server.listen;
     let app = tokio::task::spawn_blocking(|| App::open(config, Handle::current()))
         .await
@@ -260,7 +262,7 @@ async fn serve(file: Option<PathBuf>) -> Result<()> {
         }
     };
     tracing::info!(%listen, data_dir = %app.engine().data_dir().display(), "serving");
-    api::serve(app, listener, stop_signal()?).await
+    api::serve(app, listener, stop).await
 }
 
 /// Raises the limit on open files as far as connections need it and the system allows.

@@ -79,7 +79,8 @@ fn case(kind: Kind) -> Case {
 
 /// Logged once, where it is handled: here.
 fn log(error: &Error, status: StatusCode) {
-    if status.is_server_error() {
+    // Being busy is no fault; a store that takes no writes was logged when that began.
+    if status.is_server_error() && error.kind() != Kind::Unavailable {
         tracing::error!(error = ?error, "request failed");
     } else {
         tracing::debug!(error = ?error, "request refused");

@@ -117,7 +117,10 @@ fn check_media_type(headers: &HeaderMap) -> Result<()> {
         "application/json"
         | "application/x-ndjson"
         | "application/jsonl"
-        | "application/x-jsonlines" => Ok(()),
+        | "application/x-jsonlines"
+        // What is packed says so by how it begins.
+        | "application/gzip"
+        | "application/zstd" => Ok(()),
         _ => Err(Error::new(
             Kind::UnsupportedMediaType,
             "Expected request with `Content-Type: application/json` or `application/x-ndjson`",
@@ -129,7 +132,7 @@ fn check_media_type(headers: &HeaderMap) -> Result<()> {
 ///
 /// The document of `GET /backups/{id}/export`, in either form. It is taken in as a stream, checked record by
 /// record, and refused with the position of the first thing that is wrong: an id that stands twice, a wrong
-/// dimension, a number that is not finite, a digest that the records do not have.
+/// dimension, a number that is not finite, a digest that the records do not have. It may be packed by gzip or zstd.
 #[utoipa::path(post, path = "/backups/import", tag = BACKUPS, params(ImportQuery, KeyHeader),
     request_body(content = Object, description = "An export, as JSON or JSON Lines (`application/x-ndjson`)",
         example = json!({"format": "vectorkeep-export", "version": 1, "collections": [{"name": "articles", "records":

@@ -69,7 +69,7 @@ pub(super) async fn identify(request: Request, next: Next) -> Response {
     let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     span.in_scope(|| {
         let status = status.as_u16();
-        if status >= 500 {
+        if status >= 500 && status != 503 {
             tracing::warn!(status, duration_ms, "request answered");
         } else {
             tracing::debug!(status, duration_ms, "request answered");

@@ -18,6 +18,6 @@ const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 #[utoipa::path(get, path = "/metrics", tag = METRICS,
     responses((status = 200, description = "All metrics, each with its help", body = String, content_type = MEDIA_TYPE)))]
 pub(super) async fn get_metrics(State(app): State<App>) -> Result<Response, Problem> {
-    let text = app.blocking(|app| Ok(app.metrics())).await?;
+    let text = app.on_thread(|app| Ok(app.metrics())).await?;
     Ok(([(header::CONTENT_TYPE, MEDIA_TYPE)], text).into_response())
 }

@@ -76,14 +76,18 @@ pub async fn serve(
     drop(listener);
     stopping.send_replace(true);
     let grace = Duration::from_millis(app.config().server.shutdown_grace_ms);
-    let finished = tokio::time::timeout(grace, server.connections.closed()).await;
+    // Requests that wait for a job end with it.
+    let (finished, ()) = tokio::join!(
+        tokio::time::timeout(grace, server.connections.closed()),
+        app.jobs().drain(grace)
+    );
     if finished.is_err() {
         tracing::warn!("requests were still running when the grace period ended");
     }
     if let Some(watching) = watching {
         watching.abort();
     }
-    app.close(grace).await?;
+    app.close(Duration::ZERO).await?;
     tracing::info!("stopped");
     Ok(())
 }

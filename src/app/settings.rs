@@ -23,6 +23,7 @@ impl App {
         ImportSettings {
             packs: self.backup_settings().packs(),
             max_record_bytes: config.repository.max_import_record_bytes,
+            max_bytes: config.repository.max_import_bytes,
             memory_bytes: config.jobs.memory_bytes,
             scratch: spool::directory(&config.storage.data_dir),
             max_label_bytes: config.repository.max_label_bytes,

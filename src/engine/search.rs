@@ -180,20 +180,30 @@ impl Engine {
             .embeddings
             .iter()
             .map(|query| {
-                let found = {
-                    let state = collection.state.read();
-                    let compared = candidates.as_ref().map_or(state.columns.live(), Vec::len);
-                    meters::VECTORS_COMPARED.increment(compared as u64);
-                    nearest(
-                        &state.columns,
-                        space,
-                        query,
-                        request.n_results,
-                        candidates.as_deref(),
-                        threads,
-                    )
-                };
-                inner.fetch(collection, &found, request.projection)
+                let mut wanted = request.n_results;
+                loop {
+                    let ranked = {
+                        let state = collection.state.read();
+                        let compared = candidates.as_ref().map_or(state.columns.live(), Vec::len);
+                        meters::VECTORS_COMPARED.increment(compared as u64);
+                        nearest(
+                            &state.columns,
+                            space,
+                            query,
+                            wanted,
+                            candidates.as_deref(),
+                            threads,
+                        )
+                    };
+                    let mut found = inner.fetch(collection, &ranked, request.projection)?;
+                    let missing = request.n_results.saturating_sub(found.len());
+                    // Deleted between ranking and reading: others take their places, if there are any.
+                    if missing == 0 || found.len() == ranked.len() {
+                        found.truncate(request.n_results);
+                        return Ok(found);
+                    }
+                    wanted = wanted.saturating_add(missing.saturating_mul(SPARE));
+                }
             })
             .collect::<Result<_>>()?;
         record_since(&meters::SEARCH_DURATION, started);
@@ -205,6 +215,9 @@ impl Engine {
         self.inner.searches.load(Relaxed)
     }
 }
+
+/// A query whose answer lost records to a deletion looks for so many more for each.
+const SPARE: usize = 4;
 
 /// One page of a read.
 struct Page<F> {

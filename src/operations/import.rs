@@ -53,6 +53,8 @@ pub struct ImportSettings {
     pub packs: PackSettings,
     /// Longest text of one record, or of what stands between records.
     pub max_record_bytes: u64,
+    /// Bytes of a document, unpacked.
+    pub max_bytes: u64,
     /// Bytes that may be held to find ids that stand twice; beyond it they go to a file.
     pub memory_bytes: u64,
     /// Where such files go.
@@ -80,7 +82,7 @@ pub fn execute(
     progress: &Progress,
 ) -> Result<Manifest> {
     let started = std::time::Instant::now();
-    let (source, offset) = Source::open(file, settings.max_record_bytes)?;
+    let (source, offset) = Source::open(file, settings.max_bytes, settings.max_record_bytes)?;
     progress.stage("lock");
     let lock = repository.lock(LockMode::Shared, progress)?;
     progress.phase("import", 0);

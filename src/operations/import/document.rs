@@ -6,7 +6,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::source::{Source, TOO_LONG, unreadable};
+use super::source::{REFUSED, Source, unreadable};
 use super::{GivenCollection, GivenRecord, Import, ImportedRecords, Stop};
 use crate::error::{Error, Result};
 use crate::model::object::Object;
@@ -22,7 +22,7 @@ pub(super) fn read(import: &mut Import<'_>, source: Source) -> Result<()> {
         Ok(()) => Ok(()),
         Err(error) => Err(match import.failure.take() {
             Some(failure) => failure,
-            None if error.io_error_kind().is_some_and(|kind| kind != TOO_LONG) => unreadable(error),
+            None if error.io_error_kind().is_some_and(|kind| kind != REFUSED) => unreadable(error),
             None => import.refused(error.to_string()),
         }),
     }

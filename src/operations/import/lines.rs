@@ -9,7 +9,7 @@ use std::io::{BufRead, BufReader, Read as _};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
-use super::source::{Source, TOO_LONG, unreadable};
+use super::source::{REFUSED, Source, unreadable};
 use super::{GivenCollection, GivenRecord, Import, Stop};
 use crate::error::{Error, Result};
 use crate::model::digest::Digest;
@@ -74,7 +74,7 @@ impl Lines {
                 .take(self.offset.step)
                 .read_until(b'\n', &mut self.line)
                 .map_err(|error| match error.kind() {
-                    TOO_LONG => self.refused(&error.to_string()),
+                    REFUSED => self.refused(&error.to_string()),
                     _ => unreadable(error),
                 })?;
             if count == 0 {

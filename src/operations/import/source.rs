@@ -1,4 +1,4 @@
-//! The bytes of a received document.
+//! The bytes of a received document, unpacked where they are gzip or zstd.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -6,11 +6,13 @@ use std::io::{self, BufRead as _, BufReader, Read};
 use std::path::Path;
 use std::rc::Rc;
 
+use flate2::bufread::MultiGzDecoder;
+
 use super::DocumentFormat;
 use crate::error::{Error, Result};
 
-/// How the source says that a piece is too long; everything else is a fault of the disk.
-pub(super) const TOO_LONG: io::ErrorKind = io::ErrorKind::InvalidData;
+/// How the source says that the document is to blame; everything else is a fault of the disk.
+pub(super) const REFUSED: io::ErrorKind = io::ErrorKind::InvalidData;
 
 pub(super) fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::storage("the received document cannot be read").because(error)
@@ -18,8 +20,58 @@ pub(super) fn unreadable(error: impl std::error::Error + Send + Sync + 'static) 
 
 /// The document's bytes, counted, and bounded between one record and the next.
 pub(super) struct Source {
-    file: BufReader<File>,
+    content: Content,
     offset: Offset,
+    /// Bytes that the document may have, unpacked.
+    max_bytes: u64,
+}
+
+/// The largest window that zstd may ask for (8 MiB, what its own tool accepts without being told).
+const MAX_WINDOW_LOG: u32 = 23;
+
+/// What a document begins with says how it is packed (RFC 1952, RFC 8878).
+enum Content {
+    Plain(BufReader<File>),
+    Gzip(BufReader<MultiGzDecoder<BufReader<File>>>),
+    Zstd(BufReader<zstd::stream::read::Decoder<'static, BufReader<File>>>),
+}
+
+impl Content {
+    fn open(file: File) -> io::Result<Self> {
+        const BUFFER: usize = 1 << 16;
+        let mut file = BufReader::with_capacity(BUFFER, file);
+        let beginning = file.fill_buf()?;
+        if beginning.starts_with(&[0x1f, 0x8b]) {
+            let unpacked = MultiGzDecoder::new(file);
+            return Ok(Self::Gzip(BufReader::with_capacity(BUFFER, unpacked)));
+        }
+        if beginning.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
+            let mut unpacked = zstd::stream::read::Decoder::with_buffer(file)?;
+            unpacked.window_log_max(MAX_WINDOW_LOG)?;
+            return Ok(Self::Zstd(BufReader::with_capacity(BUFFER, unpacked)));
+        }
+        Ok(Self::Plain(file))
+    }
+
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        match self {
+            Self::Plain(file) => file.fill_buf(),
+            Self::Gzip(unpacked) => unpacked.fill_buf().map_err(cannot_unpack),
+            Self::Zstd(unpacked) => unpacked.fill_buf().map_err(cannot_unpack),
+        }
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(file) => file.read(buffer),
+            Self::Gzip(unpacked) => unpacked.read(buffer).map_err(cannot_unpack),
+            Self::Zstd(unpacked) => unpacked.read(buffer).map_err(cannot_unpack),
+        }
+    }
+}
+
+fn cannot_unpack(error: io::Error) -> io::Error {
+    io::Error::new(REFUSED, format!("the document cannot be unpacked: {error}"))
 }
 
 /// How far the document was read, and how far it may be before the next record begins.
@@ -39,7 +91,11 @@ impl Offset {
 }
 
 impl Source {
-    pub(super) fn open(path: &Path, max_record_bytes: u64) -> Result<(Self, Offset)> {
+    pub(super) fn open(
+        path: &Path,
+        max_bytes: u64,
+        max_record_bytes: u64,
+    ) -> Result<(Self, Offset)> {
         let file = File::open(path)
             .map_err(|error| Error::storage("the received document is gone").because(error))?;
         let offset = Offset {
@@ -48,7 +104,8 @@ impl Source {
             step: max_record_bytes,
         };
         let source = Self {
-            file: BufReader::with_capacity(1 << 16, file),
+            content: Content::open(file).map_err(unreadable)?,
+            max_bytes,
             offset: offset.clone(),
         };
         Ok((source, offset))
@@ -56,7 +113,13 @@ impl Source {
 
     /// Lines begin with an object whose first member is `type`.
     pub(super) fn guess_format(&mut self) -> Result<DocumentFormat> {
-        let beginning = self.file.fill_buf().map_err(unreadable)?;
+        let beginning = self
+            .content
+            .fill_buf()
+            .map_err(|error| match error.kind() {
+                REFUSED => Error::unprocessable(error.to_string()),
+                _ => unreadable(error),
+            })?;
         let mut told = beginning.iter().filter(|byte| !byte.is_ascii_whitespace());
         let lines = b"{\"type\":"
             .iter()
@@ -74,7 +137,7 @@ impl Read for Source {
         let allowed = self.offset.end.get() - self.offset.read.get().min(self.offset.end.get());
         if allowed == 0 {
             return Err(io::Error::new(
-                TOO_LONG,
+                REFUSED,
                 format!(
                     "more than {} bytes in one piece (repository.max_import_record_bytes)",
                     self.offset.step
@@ -84,8 +147,20 @@ impl Read for Source {
         let most = usize::try_from(allowed)
             .unwrap_or(usize::MAX)
             .min(buffer.len());
-        let count = self.file.read(buffer.get_mut(..most).unwrap_or_default())?;
-        self.offset.read.set(self.offset.read.get() + count as u64);
+        let count = self
+            .content
+            .read(buffer.get_mut(..most).unwrap_or_default())?;
+        let read = self.offset.read.get() + count as u64;
+        self.offset.read.set(read);
+        if read > self.max_bytes {
+            return Err(io::Error::new(
+                REFUSED,
+                format!(
+                    "the document has more than {} bytes, unpacked (repository.max_import_bytes)",
+                    self.max_bytes
+                ),
+            ));
+        }
         Ok(count)
     }
 }

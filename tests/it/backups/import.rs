@@ -1,6 +1,7 @@
 //! Imports: an export comes back in every bit, in either form; what is not a whole and sound document makes
 //! no backup, and the upload never stays behind.
 
+mod packed;
 mod refusals;
 
 use std::collections::{BTreeMap, BTreeSet};
