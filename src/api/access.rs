@@ -62,6 +62,25 @@ pub(super) fn requirement(method: &Method, route: &str) -> Requirement {
     }
 }
 
+/// Whether a route is open to everybody.
+pub(super) fn is_open(route: &str) -> bool {
+    requirement(&Method::GET, route) == Requirement::Nothing
+}
+
+/// What a route needs, as a sentence.
+pub(super) fn describe(method: &str, route: &str) -> Option<String> {
+    let method = method.to_ascii_uppercase().parse().ok()?;
+    let (role, limit) = match requirement(&method, route) {
+        Requirement::Nothing => return None,
+        Requirement::Role(role) => (role, ""),
+        Requirement::WholeStore(role) => (role, ", not limited to a tenant"),
+    };
+    Some(format!(
+        "Where keys are configured: a key of the role `{}` or above{limit}.",
+        role.as_str()
+    ))
+}
+
 /// Lets through who may, and says why not to the others. Changes by operators and admins are logged.
 pub(super) async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();

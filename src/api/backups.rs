@@ -15,7 +15,8 @@ use uuid::Uuid;
 use super::error::Problem;
 use super::extract::{Object, OperationBody, OperationPath, OperationQuery};
 use super::jobs::{Asked, JobResponse, KeyHeader, Planned, WaitQuery, page_limit, run_job};
-use super::openapi::BACKUPS;
+use super::openapi::configurations::Space;
+use super::openapi::{BACKUPS, words};
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::jobs::JobKind;
@@ -26,7 +27,9 @@ use crate::operations::backup::{self, BackupRequest};
 use crate::operations::delete;
 use crate::progress::Progress;
 use crate::repository::Repository;
-use crate::repository::format::{Annotations, Manifest, ManifestCollection, Verification};
+use crate::repository::format::{
+    Annotations, Manifest, ManifestCollection, Verification, VerificationLevel,
+};
 
 /// A collection by name.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
@@ -120,6 +123,7 @@ pub(super) struct BackupCollection {
     records: u64,
     dimension: Option<u32>,
     /// `l2`, `cosine` or `ip`.
+    #[schema(value_type = Space)]
     space: Value,
     /// The last write to it.
     sequence: u64,
@@ -151,6 +155,7 @@ pub(super) struct BackupResponse {
     #[schema(example = "backup_2026-11-23_10-30-00")]
     id: String,
     /// `full` or `incremental`.
+    #[schema(value_type = WrittenKind)]
     kind: String,
     parent: Option<String>,
     created_at: DateTime<Utc>,
@@ -173,8 +178,30 @@ pub(super) struct BackupResponse {
     pinned: bool,
     collections: Vec<BackupCollection>,
     /// The newest verification; null: never verified.
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<VerificationResponse>)]
     verification: Option<Verification>,
+}
+
+/// What kind of backup it is.
+#[derive(ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[expect(dead_code, reason = "it describes a word of the manifest")]
+enum WrittenKind {
+    Full,
+    Incremental,
+}
+
+/// How a backup was verified.
+#[derive(ToSchema)]
+#[schema(as = Verification)]
+#[expect(dead_code, reason = "it describes what is answered as it is stored")]
+struct VerificationResponse {
+    #[schema(value_type = words::VerificationLevel)]
+    level: VerificationLevel,
+    at: DateTime<Utc>,
+    ok: bool,
+    checked_records: u64,
+    checked_bytes: u64,
 }
 
 impl BackupResponse {
@@ -259,6 +286,7 @@ pub(super) struct ListBackupsQuery {
     #[param(example = "reason:before the upgrade")]
     label: Option<String>,
     /// At most this many, 1 to 1000; 100 without.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
     /// `next_cursor` of the page before.
     cursor: Option<String>,

@@ -6,7 +6,7 @@ use futures::future::join_all;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::openapi::MIGRATE;
+use super::openapi::{MIGRATE, words};
 use crate::app::App;
 use crate::environments::{EnvironmentKind, LOCAL};
 
@@ -17,7 +17,7 @@ pub(super) struct EnvironmentResponse {
     #[schema(example = "local")]
     name: String,
     /// `local`, `vectorkeep` or `chroma`.
-    #[schema(value_type = String, example = "local")]
+    #[schema(value_type = words::EnvironmentKind, example = "local")]
     kind: EnvironmentKind,
     url: Option<String>,
     /// Whether it answered within `migration.probe_timeout_ms`.

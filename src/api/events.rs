@@ -7,8 +7,10 @@ use axum::extract::State;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::stream;
+use serde::Serialize;
 use serde_json::json;
 use tokio::sync::OwnedSemaphorePermit;
+use utoipa::ToSchema;
 
 use super::error::Problem;
 use super::extract::OperationPath;
@@ -17,6 +19,23 @@ use super::openapi::JOBS;
 use crate::app::App;
 use crate::error::{Error, Kind, Result};
 
+/// An event of a job.
+#[derive(Serialize, ToSchema)]
+struct JobEvent {
+    event: JobEventName,
+    /// The job, as JSON.
+    data: String,
+}
+
+/// What happened to a job: it changed, or it ended.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[expect(dead_code, reason = "it describes what is sent")]
+enum JobEventName {
+    Progress,
+    End,
+}
+
 /// Follow a job
 ///
 /// Server-sent events: `progress` with the job now and on every change (no more often than
@@ -24,7 +43,7 @@ use crate::error::{Error, Kind, Result};
 /// service stops.
 #[utoipa::path(get, path = "/jobs/{id}/events", tag = JOBS, params(("id" = String, Path)),
     responses(
-        (status = 200, description = "Events; the data of each is the job", content_type = "text/event-stream", body = String),
+        (status = 200, description = "Events; the data of each is the job", content_type = "text/event-stream", body = JobEvent),
         (status = 404, description = "No such job"),
         (status = 429, description = "Too many clients follow jobs"),
     ))]

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::stream;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use utoipa::{IntoParams, ToSchema};
 
@@ -17,6 +17,7 @@ use super::backups::{BackupResponse, default_database, default_tenant};
 use super::error::Problem;
 use super::extract::{OperationPath, OperationQuery};
 use super::openapi::BACKUPS;
+use super::openapi::filters::Metadata;
 use crate::app::App;
 use crate::model::names::CollectionName;
 use crate::operations::export::{self, ExportLayout};
@@ -43,7 +44,7 @@ pub(super) enum ExportFormat {
 pub(super) struct ExportQuery {
     /// `json` or `jsonl`
     #[serde(default)]
-    #[param(value_type = Option<String>, example = "json")]
+    #[param(value_type = Option<ExportFormat>, inline, example = "json")]
     format: ExportFormat,
     /// Only the collection of this name.
     collection: Option<String>,
@@ -57,6 +58,56 @@ pub(super) struct ExportQuery {
     database: String,
 }
 
+/// An export.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ExportedDocument {
+    #[schema(pattern = "^vectorkeep-export$", example = "vectorkeep-export")]
+    format: String,
+    #[schema(minimum = 1, maximum = 1, example = 1)]
+    version: u32,
+    /// The backup that was exported; of it an import takes the labels.
+    #[schema(value_type = Option<Object>)]
+    backup: Option<Value>,
+    collections: Vec<ExportedCollection>,
+}
+
+/// A collection of an export.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct ExportedCollection {
+    tenant: Option<String>,
+    database: Option<String>,
+    #[schema(example = "articles")]
+    name: String,
+    #[schema(value_type = Option<Object>)]
+    metadata: Option<Value>,
+    /// As in Chroma's `configuration_json`.
+    #[schema(value_type = Option<Object>)]
+    configuration: Option<Value>,
+    #[schema(value_type = Option<Object>)]
+    schema: Option<Value>,
+    #[schema(minimum = 1)]
+    dimension: Option<u32>,
+    records: Vec<ExportedRecord>,
+    /// Of the records; an import compares it where it is given.
+    digest: Option<String>,
+}
+
+/// A record of an export.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct ExportedRecord {
+    #[schema(min_length = 1)]
+    id: String,
+    #[schema(min_items = 1)]
+    embedding: Vec<f32>,
+    document: Option<String>,
+    uri: Option<String>,
+    #[schema(value_type = Option<Metadata>)]
+    metadata: Option<Value>,
+}
+
 /// Export a backup as JSON
 ///
 /// One valid JSON object with every record, or with `format=jsonl` an object per line (`"type"`: `export`, then
@@ -65,7 +116,10 @@ pub(super) struct ExportQuery {
 #[utoipa::path(get, path = "/backups/{id}/export", tag = BACKUPS,
     params(("id" = String, Path, example = "backup_2026-11-23_10-30-00"), ExportQuery),
     responses(
-        (status = 200, description = "The document", content_type = "application/json", body = Object),
+        (status = 200, description = "The document", content(
+            (ExportedDocument = "application/json"),
+            (String = "application/x-ndjson"),
+        )),
         (status = 404, description = "No such backup, or no such collection in it"),
         (status = 422, description = "A bad parameter, or a damaged backup"),
     ))]

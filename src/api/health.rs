@@ -24,8 +24,8 @@ use crate::model::names::CollectionName;
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Health)]
 pub(super) struct HealthResponse {
-    /// `pass`, `warn` or `fail`: the worst of the checks.
-    #[schema(example = "pass")]
+    /// The worst of the checks.
+    #[schema(value_type = HealthStatus, example = "pass")]
     status: &'static str,
     version: &'static str,
     uptime_ms: u64,
@@ -33,12 +33,30 @@ pub(super) struct HealthResponse {
     checks: BTreeMap<String, Vec<CheckResponse>>,
 }
 
+/// How something is.
+#[derive(ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[expect(dead_code, reason = "it describes the words of a status")]
+enum HealthStatus {
+    Pass,
+    Warn,
+    Fail,
+}
+
+/// Whether requests are taken.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it describes an answer")]
+struct ProbeResponse {
+    status: HealthStatus,
+}
+
 /// One observation.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Check)]
 pub(super) struct CheckResponse {
+    #[schema(value_type = HealthStatus)]
     status: &'static str,
-    #[schema(value_type = Object)]
+    #[schema(value_type = Value)]
     observed_value: Value,
     observed_unit: &'static str,
     time: DateTime<Utc>,
@@ -120,7 +138,7 @@ pub(super) async fn get_health(State(app): State<App>) -> Result<Response, Probl
 
 /// Liveness
 #[utoipa::path(get, path = "/health/live", tag = HEALTH,
-    responses((status = 200, description = "The process answers", content_type = "application/health+json")))]
+    responses((status = 200, description = "The process answers", body = ProbeResponse, content_type = "application/health+json")))]
 pub(super) async fn get_liveness() -> Response {
     health_json(Json(serde_json::json!({"status": "pass"})).into_response())
 }
@@ -130,8 +148,8 @@ pub(super) async fn get_liveness() -> Response {
 /// 503 while draining and after a storage fault.
 #[utoipa::path(get, path = "/health/ready", tag = HEALTH,
     responses(
-        (status = 200, description = "Takes requests", content_type = "application/health+json"),
-        (status = 503, description = "Drains, or takes no writes after a storage fault", content_type = "application/health+json"),
+        (status = 200, description = "Takes requests", body = ProbeResponse, content_type = "application/health+json"),
+        (status = 503, description = "Drains, or takes no writes after a storage fault", body = ProbeResponse, content_type = "application/health+json"),
     ))]
 pub(super) async fn get_readiness(State(app): State<App>) -> Response {
     let ready = !app.is_draining() && app.engine().fault().is_none();

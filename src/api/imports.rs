@@ -17,7 +17,7 @@ use utoipa::IntoParams;
 use super::backups::BackupResponse;
 use super::bodies::Pace;
 use super::error::Problem;
-use super::export::ExportFormat;
+use super::export::{ExportFormat, ExportedDocument};
 use super::extract::OperationQuery;
 use super::jobs::{Asked, JobResponse, KeyHeader, Planned, run_job};
 use super::openapi::BACKUPS;
@@ -37,7 +37,7 @@ const ROOM_STEP: u64 = 16 * 1024 * 1024;
 #[into_params(parameter_in = Query)]
 pub(super) struct ImportQuery {
     /// `json` or `jsonl`; without, what the document looks like.
-    #[param(value_type = Option<String>, example = "json")]
+    #[param(value_type = Option<ExportFormat>, inline, example = "json")]
     format: Option<ExportFormat>,
     /// Answer when the job ends (at most `jobs.wait_timeout_ms`) instead of at once.
     #[serde(default)]
@@ -134,9 +134,11 @@ fn check_media_type(headers: &HeaderMap) -> Result<()> {
 /// record, and refused with the position of the first thing that is wrong: an id that stands twice, a wrong
 /// dimension, a number that is not finite, a digest that the records do not have. It may be packed by gzip or zstd.
 #[utoipa::path(post, path = "/backups/import", tag = BACKUPS, params(ImportQuery, KeyHeader),
-    request_body(content = Object, description = "An export, as JSON or JSON Lines (`application/x-ndjson`)",
-        example = json!({"format": "vectorkeep-export", "version": 1, "collections": [{"name": "articles", "records":
+    request_body(description = "An export, as JSON or JSON Lines", content(
+        (ExportedDocument = "application/json", example = json!({"format": "vectorkeep-export", "version": 1, "collections": [{"name": "articles", "records":
             [{"id": "a", "embedding": [0.1, 0.2, 0.3], "document": "a text", "uri": null, "metadata": {"topic": "x"}}]}]})),
+        (String = "application/x-ndjson"),
+    )),
     responses(
         (status = 201, description = "Imported; `result` is the backup (with `wait`)", body = JobResponse),
         (status = 202, description = "Received and queued", body = JobResponse),

@@ -14,7 +14,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::error::{Problem, job_problem, status_of};
 use super::extract::{OperationPath, OperationQuery};
-use super::openapi::JOBS;
+use super::openapi::{JOBS, words};
 use crate::access::Caller;
 use crate::app::App;
 use crate::error::{Error, Result};
@@ -27,10 +27,10 @@ use crate::model::names::CollectionName;
 pub(super) struct JobResponse {
     id: String,
     /// `backup`, `import`, `verification`, `prune`, `restore`, `migration`, `drill` or `compaction`.
-    #[schema(value_type = String, example = "backup")]
+    #[schema(value_type = words::JobKind, example = "backup")]
     kind: JobKind,
     /// `queued`, `running`, `succeeded`, `failed`, `canceled` or `interrupted`.
-    #[schema(value_type = String, example = "succeeded")]
+    #[schema(value_type = words::JobState, example = "succeeded")]
     state: JobState,
     /// What is or was being done.
     phase: String,
@@ -50,7 +50,7 @@ pub(super) struct JobResponse {
     /// What came out.
     #[schema(value_type = Option<Object>)]
     result: Option<Value>,
-    /// Why it did not succeed.
+    /// Why it did not succeed: the body of an error.
     #[schema(value_type = Option<Object>)]
     problem: Option<Value>,
 }
@@ -117,7 +117,13 @@ pub(super) struct Asked {
 pub(super) struct KeyHeader {
     /// The same key and body answer with the same job, for as long as it is remembered; another body is refused.
     /// 1 to 255 visible ASCII characters.
-    #[param(rename = "Idempotency-Key", example = "nightly-2026-11-23")]
+    #[param(
+        rename = "Idempotency-Key",
+        example = "nightly-2026-11-23",
+        min_length = 1,
+        max_length = 255,
+        pattern = "^[!-~]{1,255}$"
+    )]
     idempotency_key: Option<String>,
 }
 
@@ -293,12 +299,13 @@ fn job_failure(job: JobRecord, problem: &JobProblem) -> Response {
 #[into_params(parameter_in = Query)]
 pub(super) struct ListJobsQuery {
     /// Only in this state.
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<words::JobState>)]
     state: Option<JobState>,
     /// Only of this kind.
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<words::JobKind>)]
     kind: Option<JobKind>,
     /// At most this many, 1 to 1000; 100 without.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
     /// `next_cursor` of the page before.
     cursor: Option<String>,

@@ -78,9 +78,12 @@ pub(super) async fn identify(request: Request, next: Next) -> Response {
     response
 }
 
-/// Outside `/api`, unknown paths and wrong methods get a problem for a body; below it they stay empty, as
+/// A panic gets its family's error for a body. Outside `/api`, unknown paths and wrong methods get a problem for a body; below it they stay empty, as
 /// Chroma's server leaves them.
 fn explain_unknown(method: &Method, path: &str, response: Response) -> Response {
+    if response.extensions().get::<Panicked>().is_some() {
+        return refusal(path, Error::internal("the request's handler panicked"));
+    }
     let status = response.status();
     let unknown = matches!(
         status,
@@ -187,7 +190,34 @@ fn takes_body(request: &Request) -> bool {
         && request.extensions().get::<MatchedPath>().is_some()
 }
 
+/// Stands on the answer in place of a panic, until [`identify`] gives it its family's body.
+#[derive(Clone, Copy)]
+struct Panicked;
+
 /// The answer in place of a panic.
 pub(super) fn panicked(_: Box<dyn std::any::Any + Send + 'static>) -> Response<Body> {
-    Problem(Error::internal("the request's handler panicked")).into_response()
+    let mut response = StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    response.extensions_mut().insert(Panicked);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_answered_with_the_body_of_the_paths_family() {
+        for (path, media_type) in [
+            ("/api/v2/tenants/x", "application/json"),
+            ("/backups", "application/problem+json"),
+        ] {
+            let response = explain_unknown(&Method::GET, path, panicked(Box::new("defect")));
+            assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+            assert_eq!(
+                response.headers()[header::CONTENT_TYPE],
+                media_type,
+                "{path}"
+            );
+        }
+    }
 }

@@ -12,7 +12,7 @@ use super::backups::checked;
 use super::error::Problem;
 use super::extract::{Object, OperationBody};
 use super::jobs::{Asked, JobResponse, KeyHeader, Planned, WaitQuery, run_job};
-use super::openapi::MIGRATE;
+use super::openapi::{MIGRATE, words};
 use super::restores::PlannedCounts;
 use crate::app::App;
 use crate::disk;
@@ -71,8 +71,9 @@ impl MigrateEnd {
 }
 
 /// `merge_winner`
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = MigrateWinner)]
 enum MergeWinner {
     Source,
     Target,
@@ -98,13 +99,13 @@ pub(super) struct MigrateBody {
     target: Object<MigrateEnd>,
     /// Where the target exists: `fail` (409, nothing changes), `skip`, `rename`, `replace` or `merge`.
     #[serde(default)]
-    #[schema(value_type = String, default = "fail", example = "fail")]
+    #[schema(value_type = words::OnConflict, default = "fail", example = "fail")]
     on_conflict: OnConflict,
     /// Whose record stays in a merge where both sides have its id: `source` or `target`.
-    #[schema(value_type = Option<String>, default = "source")]
+    #[schema(default = "source")]
     merge_winner: Option<MergeWinner>,
     /// Records that go at a time between environments; `migration.batch_records` without.
-    #[schema(example = 1000)]
+    #[schema(minimum = 1, example = 1000)]
     batch_size: Option<usize>,
     /// Read the target back and compare digests. Within this store that is always done.
     #[serde(default = "yes")]
@@ -188,7 +189,7 @@ struct MigratePlanResponse {
     source: MigrateEnd,
     target: MigrateEnd,
     /// `created`, `replaced`, `merged`, `renamed` or `skipped`.
-    #[schema(value_type = String, example = "created")]
+    #[schema(value_type = words::Action, example = "created")]
     action: Action,
     /// Records in the source.
     records: u64,

@@ -1,4 +1,10 @@
-//! The description that is not on the handlers: title, tags, and the finished document.
+//! The description that is not on the handlers: title, tags, what all operations share, and the finished
+//! document.
+
+mod answers;
+pub(super) mod configurations;
+pub(super) mod filters;
+pub(super) mod words;
 
 use utoipa::openapi::tag::TagBuilder;
 use utoipa::openapi::{InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder};
@@ -65,6 +71,12 @@ pub(super) fn base() -> OpenApi {
         )
         .tags(Some(tags))
         .build()
+}
+
+/// Adds what all operations share.
+pub(super) fn complete(mut spec: OpenApi) -> OpenApi {
+    answers::complete(&mut spec);
+    spec
 }
 
 /// The whole description as JSON, as `openapi/openapi.json` holds it.

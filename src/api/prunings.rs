@@ -58,6 +58,40 @@ impl PruneBody {
     }
 }
 
+/// What a pruning would do.
+#[derive(Serialize, ToSchema)]
+#[schema(as = PrunePlan)]
+struct PrunePlanResponse {
+    /// Newest first.
+    kept: Vec<KeptBackup>,
+    /// Newest first.
+    deleted: Vec<String>,
+    freed_bytes: u64,
+    /// No longer needed, removed after `repository.grace_ms`.
+    pending_bytes: u64,
+}
+
+/// A backup that is kept.
+#[derive(Serialize, ToSchema)]
+struct KeptBackup {
+    id: String,
+    /// By which rules, and for which period.
+    reasons: Vec<String>,
+}
+
+/// A job, or the plan of a dry run.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[expect(
+    dead_code,
+    clippy::large_enum_variant,
+    reason = "it describes an answer"
+)]
+enum PruneAnswer {
+    Job(JobResponse),
+    Plan(PrunePlanResponse),
+}
+
 /// Prune backups
 ///
 /// Keeps what any rule keeps, every pinned backup and the newest one that was verified and found sound;
@@ -67,7 +101,7 @@ impl PruneBody {
 #[utoipa::path(post, path = "/backups/prune", tag = BACKUPS, params(WaitQuery, KeyHeader),
     request_body(content = PruneBody, example = json!({"keep_last": 3, "keep_daily": 7, "dry_run": true})),
     responses(
-        (status = 200, description = "Pruned (with `wait`), or the plan (with `dry_run`)", body = JobResponse),
+        (status = 200, description = "Pruned (with `wait`), or the plan (with `dry_run`)", body = PruneAnswer),
         (status = 202, description = "Queued", body = JobResponse),
         (status = 409, description = "Another pruning is under way, or the repository is in use for too long"),
         (status = 422, description = "A bad request, no rule, or a damaged manifest; nothing was deleted"),

@@ -14,7 +14,8 @@ use super::backups::{CollectionReference, checked, default_database, default_ten
 use super::error::Problem;
 use super::extract::{Object, OperationBody};
 use super::jobs::{Asked, JobResponse, KeyHeader, Planned, WaitQuery, collection_claim, run_job};
-use super::openapi::RESTORE;
+use super::openapi::filters::Where;
+use super::openapi::{RESTORE, words};
 use crate::app::App;
 use crate::disk;
 use crate::error::Result;
@@ -69,15 +70,15 @@ pub(super) struct RestoreBody {
     collections: Option<Vec<Object<RestoreCollection>>>,
     /// Where the target exists: `fail` (409, nothing changes), `skip`, `rename`, `replace` or `merge`.
     #[serde(default)]
-    #[schema(value_type = String, default = "fail", example = "rename")]
+    #[schema(value_type = words::OnConflict, default = "fail", example = "rename")]
     on_conflict: OnConflict,
     /// Whose record stays in a merge where both sides have its id: `backup` or `live`.
-    #[schema(value_type = Option<String>, default = "backup")]
+    #[schema(default = "backup")]
     merge_winner: Option<MergeWinner>,
     /// Only these records.
     ids: Option<Vec<String>>,
     /// Only records that match, as in Chroma's `get`.
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<Where>)]
     r#where: Option<Value>,
     /// Answer with the plan, 200, and do nothing.
     #[serde(default)]
@@ -85,8 +86,9 @@ pub(super) struct RestoreBody {
 }
 
 /// `merge_winner`
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = RestoreWinner)]
 enum MergeWinner {
     Backup,
     Live,
@@ -178,7 +180,7 @@ struct PlannedCollection {
     name: String,
     to: CollectionReference,
     /// `created`, `replaced`, `merged`, `renamed` or `skipped`.
-    #[schema(value_type = String, example = "created")]
+    #[schema(value_type = words::Action, example = "created")]
     action: Action,
     #[serde(flatten)]
     counts: PlannedCounts,

@@ -54,10 +54,11 @@ fn operations() -> OpenApiRouter<App> {
 
 /// Routes and their description.
 pub(super) fn described() -> (Router<App>, OpenApi) {
-    OpenApiRouter::with_openapi(openapi::base())
+    let (routes, spec) = OpenApiRouter::with_openapi(openapi::base())
         .merge(operations())
         .merge(chroma::routes())
-        .split_for_parts()
+        .split_for_parts();
+    (routes, openapi::complete(spec))
 }
 
 /// The whole service as a router.

@@ -24,8 +24,18 @@ pub(super) struct VerifyBody {
     /// `manifest`: its hash, and every pack is there. `checksums`: every stored byte. `records`: every
     /// record hashed, count, digest and order compared.
     #[serde(default)]
-    #[schema(value_type = String, default = "records", example = "records")]
+    #[schema(value_type = AskedLevel, default = "records", example = "records")]
     level: VerificationLevel,
+}
+
+/// How deep to look.
+#[derive(ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[expect(dead_code, reason = "it describes the levels that may be asked for")]
+enum AskedLevel {
+    Manifest,
+    Checksums,
+    Records,
 }
 
 /// Verify a backup

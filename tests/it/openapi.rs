@@ -86,6 +86,7 @@ fn every_operation_is_described() {
             "{context}: no success is described"
         );
         for (status, response) in responses {
+            let response = resolved(&spec, response);
             let described = !response["description"]
                 .as_str()
                 .unwrap_or_default()
@@ -129,6 +130,117 @@ fn operation_ids_are_verb_and_resource() {
         .map(|(id, method, path)| format!("{id} ({method} {path})"))
         .collect();
     assert!(wrong.is_empty(), "not verb_resource: {wrong:#?}");
+}
+
+/// What a reference refers to; anything else itself.
+fn resolved<'a>(spec: &'a Value, value: &'a Value) -> &'a Value {
+    match value["$ref"].as_str() {
+        Some(reference) => spec.pointer(reference.trim_start_matches('#')).unwrap(),
+        None => value,
+    }
+}
+
+fn has_parameter(operation: &Value, place: &str) -> bool {
+    let parameters = operation["parameters"].as_array();
+    parameters
+        .into_iter()
+        .flatten()
+        .any(|parameter| parameter["in"] == place)
+}
+
+/// Media type and schema of errors: of the operations family, and below `/api`.
+const PROBLEM: (&str, &str) = ("application/problem+json", "#/components/schemas/Problem");
+const CHROMA_ERROR: (&str, &str) = ("application/json", "#/components/schemas/ChromaError");
+
+#[test]
+fn every_error_is_described_with_its_familys_body_and_headers() {
+    let spec = spec();
+    let mut seen = 0;
+    for (method, path, operation) in operations(&spec) {
+        let (media_type, schema) = if path.starts_with("/api/") {
+            CHROMA_ERROR
+        } else {
+            PROBLEM
+        };
+        for (status, response) in operation["responses"].as_object().unwrap() {
+            let context = format!("{method} {path}: {status}");
+            let response = resolved(&spec, response);
+            let header = |name: &str| {
+                let header = resolved(&spec, &response["headers"][name]);
+                header["schema"].is_object()
+            };
+            assert!(header("x-request-id"), "{context}");
+            let is_error = status.starts_with(['4', '5']);
+            assert_eq!(header("chroma-trace-id"), is_error, "{context}");
+            // Probes say how it is, and nothing else; Chroma's healthcheck may be refused as well, in the same media type.
+            let is_own = ["/health/live", "/health/ready"].contains(&path.as_str())
+                || (path == "/api/v2/healthcheck" && status == "503");
+            if is_error && !is_own {
+                let content = &response["content"][media_type];
+                assert_eq!(content["schema"]["$ref"], schema, "{context}");
+                seen += 1;
+            }
+            if ["429", "503"].contains(&status.as_str()) {
+                assert!(header("retry-after"), "{context}");
+            }
+        }
+    }
+    assert!(seen > 300, "only {seen} errors are described");
+}
+
+/// What surrounds the handlers can answer for each of them.
+#[test]
+fn every_operation_describes_what_it_can_be_refused_with() {
+    let spec = spec();
+    let mut wrong = Vec::new();
+    for (method, path, operation) in operations(&spec) {
+        let is_probe = ["/health/live", "/health/ready"].contains(&path.as_str());
+        let has_body = operation["requestBody"].is_object();
+        let has_query = has_parameter(&operation, "query");
+        let expected = [
+            ("400", has_body || has_parameter(&operation, "path")),
+            ("413", has_body),
+            ("415", has_body),
+            ("422", has_body || has_query),
+            ("500", !is_probe),
+            ("503", !is_probe || path == "/health/ready"),
+            ("504", !is_probe),
+        ];
+        for (status, wanted) in expected {
+            let described = operation["responses"][status].is_object();
+            // A query that cannot be read is 400 on one side and 422 on the other; a damaged manifest is 422.
+            let either =
+                matches!(status, "400" | "422") && (has_query || has_parameter(&operation, "path"));
+            if described != wanted && !either {
+                wrong.push(format!("{method} {path}: {status} {described}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// A reference leads somewhere, and what is described is used.
+#[test]
+fn references_lead_somewhere_and_parts_are_used() {
+    let spec = spec();
+    let text = spec.to_string();
+    let references: BTreeSet<&str> = text
+        .split("\"$ref\":\"#")
+        .skip(1)
+        .map(|rest| rest.split('"').next().unwrap())
+        .collect();
+    for reference in &references {
+        assert!(spec.pointer(reference).is_some(), "{reference}");
+    }
+    for kind in ["schemas", "responses", "headers"] {
+        for name in spec["components"][kind].as_object().unwrap().keys() {
+            let reference = format!("/components/{kind}/{name}");
+            assert!(
+                references.contains(reference.as_str()),
+                "{reference} is not used"
+            );
+        }
+    }
 }
 
 /// Long verbs are described with what they answer when they are not waited for, or not taken.

@@ -12,6 +12,11 @@ use uuid::Uuid;
 use super::super::error::ChromaError;
 use super::super::extract::{ChromaBody, ChromaPath, ChromaQuery};
 use super::super::openapi::CHROMA_COLLECTIONS;
+use super::super::openapi::configurations::{
+    CollectionConfiguration, CollectionSchema, ConfigurationUpdate as DescribedUpdate,
+};
+use super::super::openapi::filters::CollectionMetadata;
+use super::super::openapi::words::Name;
 use super::collection_id;
 use super::namespaces::SliceQuery;
 use super::wire::visible;
@@ -28,15 +33,15 @@ use crate::operations::fork;
 /// A collection to create.
 #[derive(Debug, Deserialize, ToSchema)]
 pub(in crate::api) struct CreateCollectionRequest {
-    #[schema(example = "articles")]
+    #[schema(value_type = Name, example = "articles")]
     name: String,
     /// Values: string, integer, float, boolean.
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<CollectionMetadata>)]
     metadata: Option<BTreeMap<String, MetadataInput>>,
     /// `{"hnsw": {"space": "l2" | "cosine" | "ip", …}, "embedding_function": …}`
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<CollectionConfiguration>)]
     configuration: Option<ConfigurationRequest>,
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<CollectionSchema>)]
     schema: Option<SchemaRequest>,
     /// Return an existing one, unchanged.
     get_or_create: Option<bool>,
@@ -45,11 +50,12 @@ pub(in crate::api) struct CreateCollectionRequest {
 /// Changes to a collection; absent or null members leave things as they are.
 #[derive(Debug, Deserialize, ToSchema)]
 pub(in crate::api) struct UpdateCollectionRequest {
+    #[schema(value_type = Option<Name>, example = "articles-renamed")]
     new_name: Option<String>,
     /// Replaces all metadata.
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<CollectionMetadata>)]
     new_metadata: Option<BTreeMap<String, MetadataInput>>,
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<DescribedUpdate>)]
     new_configuration: Option<ConfigurationUpdate>,
 }
 
@@ -63,7 +69,7 @@ pub(in crate::api) struct CollectionResponse {
     configuration_json: Value,
     #[schema(value_type = Object)]
     schema: Schema,
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<CollectionMetadata>)]
     metadata: Option<Metadata>,
     dimension: Option<u32>,
     tenant: String,
@@ -195,7 +201,7 @@ pub(in crate::api) async fn list_collections(
 /// Count collections
 #[utoipa::path(get, path = "/api/v2/tenants/{tenant}/databases/{database}/collections_count", tag = CHROMA_COLLECTIONS,
     params(("tenant" = String, Path, example = "default_tenant"), ("database" = String, Path, example = "default_database")),
-    responses((status = 200, body = u64)))]
+    responses((status = 200, body = u64, content_type = "application/json")))]
 pub(in crate::api) async fn count_collections(
     State(app): State<App>,
     ChromaPath((tenant, database)): ChromaPath<(String, String)>,
@@ -268,6 +274,7 @@ pub(in crate::api) async fn get_collection_by_crn(
 #[derive(Debug, Deserialize, ToSchema)]
 pub(in crate::api) struct ForkCollectionRequest {
     /// The fork's name, in the same database.
+    #[schema(value_type = Name, example = "articles-fork")]
     new_name: String,
 }
 

@@ -10,15 +10,23 @@ use uuid::Uuid;
 use super::super::error::ChromaError;
 use super::super::extract::{ChromaBody, ChromaPath, ChromaQuery};
 use super::super::openapi::CHROMA_NAMESPACES;
+use super::super::openapi::words::Name;
 use crate::access::Caller;
 use crate::app::App;
 use crate::engine;
 use crate::error::Error;
 
-/// A name to create something under.
+/// A tenant to create.
 #[derive(Debug, Deserialize, ToSchema)]
-pub(in crate::api) struct CreateNamedRequest {
-    #[schema(example = "acme")]
+pub(in crate::api) struct CreateTenantRequest {
+    #[schema(min_length = 3, max_length = 512, example = "acme")]
+    name: String,
+}
+
+/// A database to create.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(in crate::api) struct CreateDatabaseRequest {
+    #[schema(value_type = Name, example = "acme")]
     name: String,
 }
 
@@ -77,14 +85,14 @@ impl SliceQuery {
 
 /// Create a tenant
 #[utoipa::path(post, path = "/api/v2/tenants", tag = CHROMA_NAMESPACES,
-    request_body(content = CreateNamedRequest),
+    request_body(content = CreateTenantRequest),
     responses((status = 200, body = Object), (status = 409, description = "It exists")))]
 pub(in crate::api) async fn create_tenant(
     State(app): State<App>,
     body: ChromaBody,
 ) -> Result<Json<Value>, ChromaError> {
     app.blocking(move |app| {
-        let request: CreateNamedRequest = body.parse()?;
+        let request: CreateTenantRequest = body.parse()?;
         app.engine().create_tenant(&request.name)
     })
     .await?;
@@ -128,7 +136,7 @@ pub(in crate::api) async fn update_tenant(
 /// Create a database
 #[utoipa::path(post, path = "/api/v2/tenants/{tenant}/databases", tag = CHROMA_NAMESPACES,
     params(("tenant" = String, Path, example = "default_tenant")),
-    request_body(content = CreateNamedRequest),
+    request_body(content = CreateDatabaseRequest, example = json!({"name": "acme"})),
     responses((status = 200, body = Object), (status = 404, description = "No such tenant"), (status = 409, description = "It exists")))]
 pub(in crate::api) async fn create_database(
     State(app): State<App>,
@@ -136,7 +144,7 @@ pub(in crate::api) async fn create_database(
     body: ChromaBody,
 ) -> Result<Json<Value>, ChromaError> {
     app.blocking(move |app| {
-        let request: CreateNamedRequest = body.parse()?;
+        let request: CreateDatabaseRequest = body.parse()?;
         app.engine().create_database(&tenant, &request.name)
     })
     .await?;

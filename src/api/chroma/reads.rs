@@ -11,6 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::super::error::ChromaError;
 use super::super::extract::{ChromaBody, ChromaPath, ChromaQuery};
 use super::super::openapi::CHROMA_RECORDS;
+use super::super::openapi::filters::{Metadata as DescribedMetadata, Where, WhereDocument};
 use super::columns::{JsonColumns, json_parts};
 use super::wire::{Include, finite, inconsistent_dimensions, projection, visible};
 use super::{check_ids, collection_id, filters};
@@ -37,7 +38,7 @@ pub(in crate::api) enum ReadLevel {
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(in crate::api) struct CountQuery {
-    #[param(value_type = Option<String>, example = "index_and_wal")]
+    #[param(inline, example = "index_and_wal")]
     #[allow(
         dead_code,
         reason = "checked by being parsed; all levels read the same here"
@@ -48,7 +49,7 @@ pub(in crate::api) struct CountQuery {
 /// Count records
 #[utoipa::path(get, path = "/api/v2/tenants/{tenant}/databases/{database}/collections/{collection_id}/count", tag = CHROMA_RECORDS,
     params(("tenant" = String, Path, example = "default_tenant"), ("database" = String, Path, example = "default_database"), ("collection_id" = Uuid, Path), CountQuery),
-    responses((status = 200, body = u64), (status = 404, description = "No such collection")))]
+    responses((status = 200, body = u64, content_type = "application/json"), (status = 404, description = "No such collection")))]
 pub(in crate::api) async fn count_records(
     State(app): State<App>,
     ChromaPath((_tenant, _database, id)): ChromaPath<(String, String, String)>,
@@ -66,9 +67,9 @@ fn default_get_include() -> Vec<Include> {
 #[derive(Deserialize, ToSchema)]
 pub(in crate::api) struct GetRecordsRequest {
     ids: Option<Vec<String>>,
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<Where>)]
     r#where: Option<Value>,
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<WhereDocument>)]
     where_document: Option<Value>,
     limit: Option<u32>,
     offset: Option<u32>,
@@ -85,7 +86,7 @@ pub(in crate::api) struct GetRecordsResponse {
     embeddings: Option<Vec<Vec<f32>>>,
     documents: Option<Vec<Option<String>>>,
     uris: Option<Vec<Option<String>>>,
-    #[schema(value_type = Option<Vec<Option<Object>>>)]
+    #[schema(value_type = Option<Vec<Option<DescribedMetadata>>>)]
     metadatas: Option<Vec<Option<Metadata>>>,
     include: Vec<Include>,
 }
@@ -185,9 +186,9 @@ pub(in crate::api) struct QueryRecordsRequest {
     n_results: Option<u32>,
     /// Only these.
     ids: Option<Vec<String>>,
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<Where>)]
     r#where: Option<Value>,
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<WhereDocument>)]
     where_document: Option<Value>,
     /// Documents, metadatas and distances without.
     #[serde(default = "default_query_include")]
@@ -201,7 +202,7 @@ pub(in crate::api) struct QueryRecordsResponse {
     embeddings: Option<Vec<Vec<Vec<f32>>>>,
     documents: Option<Vec<Vec<Option<String>>>>,
     uris: Option<Vec<Vec<Option<String>>>>,
-    #[schema(value_type = Option<Vec<Vec<Option<Object>>>>)]
+    #[schema(value_type = Option<Vec<Vec<Option<DescribedMetadata>>>>)]
     metadatas: Option<Vec<Vec<Option<Metadata>>>>,
     distances: Option<Vec<Vec<f32>>>,
     include: Vec<Include>,

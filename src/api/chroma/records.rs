@@ -6,19 +6,38 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::super::error::ChromaError;
 use super::super::extract::{ChromaBody, ChromaPath};
 use super::super::openapi::CHROMA_RECORDS;
+use super::super::openapi::filters::{MetadataChange, Where, WhereDocument};
 use super::wire::Embeddings;
 use super::{check_ids, collection_id, filters};
 use crate::app::App;
 use crate::engine::{DeleteRequest, RecordPatch, WriteMode};
 use crate::error::{Error, Kind, Result};
 use crate::model::metadata::{MetadataInput, MetadataValue, is_key};
+
+/// Arrays of numbers, or base64 of little-endian f32.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "it describes what wire.rs reads")]
+enum SentEmbeddings {
+    Numbers(Vec<Vec<f32>>),
+    Base64(Vec<String>),
+}
+
+/// As when they are added; null leaves one as it is.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "it describes what wire.rs reads")]
+enum ChangedEmbeddings {
+    Numbers(Vec<Option<Vec<f32>>>),
+    Base64(Vec<Option<String>>),
+}
 
 type GivenMetadata = BTreeMap<String, MetadataInput>;
 
@@ -29,12 +48,12 @@ pub(in crate::api) struct WriteRecordsRequest<'a> {
     ids: Vec<String>,
     /// Arrays of numbers, or base64 of little-endian f32. Required for add and upsert.
     #[serde(borrow)]
-    #[schema(value_type = Vec<Vec<f32>>)]
+    #[schema(value_type = SentEmbeddings)]
     embeddings: Embeddings<'a>,
     documents: Option<Vec<Option<String>>>,
     /// Values: string, integer, float, boolean, or a list of one of these. Update and upsert merge them
     /// key by key; null removes a key.
-    #[schema(value_type = Option<Vec<Option<Object>>>)]
+    #[schema(value_type = Option<Vec<Option<MetadataChange>>>)]
     metadatas: Option<Vec<Option<GivenMetadata>>>,
     uris: Option<Vec<Option<String>>>,
 }
@@ -45,10 +64,10 @@ pub(in crate::api) struct UpdateRecordsRequest<'a> {
     #[schema(example = json!(["a", "b"]))]
     ids: Vec<String>,
     #[serde(borrow)]
-    #[schema(value_type = Option<Vec<Option<Vec<f32>>>>)]
+    #[schema(value_type = Option<ChangedEmbeddings>)]
     embeddings: Option<Embeddings<'a>>,
     documents: Option<Vec<Option<String>>>,
-    #[schema(value_type = Option<Vec<Option<Object>>>)]
+    #[schema(value_type = Option<Vec<Option<MetadataChange>>>)]
     metadatas: Option<Vec<Option<GivenMetadata>>>,
     uris: Option<Vec<Option<String>>>,
 }
@@ -242,9 +261,9 @@ pub(in crate::api) async fn update_records(
 #[derive(Deserialize, ToSchema)]
 pub(in crate::api) struct DeleteRecordsRequest {
     ids: Option<Vec<String>>,
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<Where>)]
     r#where: Option<Value>,
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<WhereDocument>)]
     where_document: Option<Value>,
     /// At most this many, first inserted first; needs a filter.
     limit: Option<u32>,

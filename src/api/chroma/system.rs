@@ -50,7 +50,7 @@ pub(in crate::api) async fn get_healthcheck(State(app): State<App>) -> Response 
 
 /// Protocol version
 #[utoipa::path(get, path = "/api/v2/version", tag = CHROMA_SYSTEM,
-    responses((status = 200, body = String, example = json!("1.0.0"))))]
+    responses((status = 200, body = String, content_type = "application/json", example = json!("1.0.0"))))]
 pub(in crate::api) async fn get_version() -> Json<&'static str> {
     Json(PROTOCOL_VERSION)
 }
@@ -66,7 +66,7 @@ pub(in crate::api) async fn get_pre_flight_checks() -> Json<Value> {
 ///
 /// Only where `server.allow_reset` is set.
 #[utoipa::path(post, path = "/api/v2/reset", tag = CHROMA_SYSTEM,
-    responses((status = 200, body = bool), (status = 403, description = "Not allowed by the configuration")))]
+    responses((status = 200, body = bool, content_type = "application/json"), (status = 403, description = "Not allowed by the configuration")))]
 pub(in crate::api) async fn reset_server(
     State(app): State<App>,
 ) -> Result<Json<bool>, ChromaError> {
