@@ -42,7 +42,11 @@ pub fn check_collections(
             Err(error) if error.kind() == Kind::NotFound && ids.len() > 1 => continue,
             Err(error) => return Err(error),
         };
-        judge(&mut report, &name, &engine.inspect(*id, limits)?);
+        judge(
+            &mut report,
+            &name,
+            &engine.inspect(*id, limits, &crate::progress::Progress::default())?,
+        );
     }
     Ok(report)
 }
@@ -51,6 +55,7 @@ fn judge(report: &mut Report, name: &str, found: &CollectionInspection) {
     let observed = json!({
         "collection": name,
         "count": found.count,
+        "recomputed_count": found.recomputed_count,
         "checked_records": found.checked_records,
         "checked_ids": found.checked_ids,
         "checked_bytes": found.checked_bytes,
@@ -65,10 +70,10 @@ fn judge(report: &mut Report, name: &str, found: &CollectionInspection) {
         return;
     }
     let mut output = found.findings.clone();
-    if found.count != found.checked_records {
+    if found.count != found.recomputed_count {
         output.push(format!(
             "{} records are counted, {} are there",
-            found.count, found.checked_records
+            found.count, found.recomputed_count
         ));
     }
     if found.digest != found.recomputed_digest {
