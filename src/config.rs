@@ -280,7 +280,14 @@ pub struct HealthConfig {
     pub disk_fail_bytes: u64,
     pub embedding_sample: usize,
     pub max_findings: usize,
+    pub max_duplicate_entries: usize,
+    pub write_latency_warn_ms: u64,
     pub deep_timeout_ms: u64,
+    pub deep_max_age_ms: u64,
+    pub max_deep_checks: usize,
+    pub monitor_interval_ms: u64,
+    pub scrub_interval_ms: u64,
+    pub backup_objective_ms: u64,
 }
 
 /// `[log]`
@@ -367,6 +374,11 @@ impl Config {
             ("query.max_results", self.query.max_results),
             ("query.max_query_vectors", self.query.max_query_vectors),
             ("health.embedding_sample", self.health.embedding_sample),
+            (
+                "health.max_duplicate_entries",
+                self.health.max_duplicate_entries,
+            ),
+            ("health.max_deep_checks", self.health.max_deep_checks),
         ];
         if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(Error::invalid(format!("{key} must be at least 1")));
@@ -396,6 +408,11 @@ impl Config {
         if self.health.disk_fail_bytes > self.health.disk_warn_bytes {
             return Err(Error::invalid(
                 "health.disk_fail_bytes must not be above health.disk_warn_bytes",
+            ));
+        }
+        if self.health.monitor_interval_ms < 10 {
+            return Err(Error::invalid(
+                "health.monitor_interval_ms must be at least 10",
             ));
         }
         Ok(())
@@ -478,6 +495,11 @@ mod tests {
             ),
             ("[jobs]\nworkers = 0", "jobs.workers"),
             ("[jobs]\nworkers = -1", "jobs.workers"),
+            ("[health]\nmax_deep_checks = 0", "health.max_deep_checks"),
+            (
+                "[health]\nmonitor_interval_ms = 0",
+                "health.monitor_interval_ms",
+            ),
             (
                 "[repository]\ncompression_level = 40",
                 "repository.compression_level",

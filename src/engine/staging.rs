@@ -256,6 +256,17 @@ impl Engine {
         collection.scan_from(&self.inner.store, from, visit)
     }
 
+    /// The ordinal of the record at `offset` in insertion order; `None` behind the last one.
+    ///
+    /// # Errors
+    /// `NotFound`; `Unavailable` for a damaged collection.
+    pub fn ordinal_at(&self, collection: Uuid, offset: usize) -> Result<Option<u64>> {
+        let collection = self.inner.live_collection(collection)?;
+        collection.check_readable()?;
+        let state = collection.state.read();
+        Ok(state.columns.ordinal_at(offset))
+    }
+
     /// Gives a staged collection up; its records are removed in the background. One that was made visible meanwhile
     /// stays.
     pub fn discard_staged(&self, staged: Uuid) {
