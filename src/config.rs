@@ -1,6 +1,8 @@
 //! Settings: the built-in baseline (`config.toml` of the repository), then a file, then the environment.
 //! Checked once, at the start.
 
+mod health;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -13,6 +15,8 @@ use crate::environments::{EnvironmentKind, LOCAL, RemoteSettings, Token, TokenHe
 use crate::error::{Error, Result};
 use crate::model::names::{DEFAULT_DATABASE, DEFAULT_TENANT};
 use crate::repository::check_url;
+
+pub use health::HealthConfig;
 
 /// The commented baseline.
 pub const BASELINE: &str = include_str!("../config.toml");
@@ -268,28 +272,6 @@ pub struct QueryConfig {
     pub max_query_vectors: usize,
 }
 
-/// `[health]`
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[expect(
-    missing_docs,
-    reason = "explained in config.toml, which is the baseline"
-)]
-pub struct HealthConfig {
-    pub disk_warn_bytes: u64,
-    pub disk_fail_bytes: u64,
-    pub embedding_sample: usize,
-    pub max_findings: usize,
-    pub max_duplicate_entries: usize,
-    pub write_latency_warn_ms: u64,
-    pub deep_timeout_ms: u64,
-    pub deep_max_age_ms: u64,
-    pub max_deep_checks: usize,
-    pub monitor_interval_ms: u64,
-    pub scrub_interval_ms: u64,
-    pub backup_objective_ms: u64,
-}
-
 /// `[log]`
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -373,12 +355,6 @@ impl Config {
             ("query.max_regex_bytes", self.query.max_regex_bytes),
             ("query.max_results", self.query.max_results),
             ("query.max_query_vectors", self.query.max_query_vectors),
-            ("health.embedding_sample", self.health.embedding_sample),
-            (
-                "health.max_duplicate_entries",
-                self.health.max_duplicate_entries,
-            ),
-            ("health.max_deep_checks", self.health.max_deep_checks),
         ];
         if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(Error::invalid(format!("{key} must be at least 1")));
@@ -405,16 +381,7 @@ impl Config {
         if self.query.max_filter_depth > 256 {
             return Err(Error::invalid("query.max_filter_depth must be at most 256"));
         }
-        if self.health.disk_fail_bytes > self.health.disk_warn_bytes {
-            return Err(Error::invalid(
-                "health.disk_fail_bytes must not be above health.disk_warn_bytes",
-            ));
-        }
-        if self.health.monitor_interval_ms < 10 {
-            return Err(Error::invalid(
-                "health.monitor_interval_ms must be at least 10",
-            ));
-        }
+        self.health.check()?;
         Ok(())
     }
 

@@ -127,3 +127,46 @@ impl Monitor {
         report.add(name, status, age, "s", Some(output));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::engine::{Durability, EngineOptions, OpenOptions};
+
+    fn age(monitor: &Monitor, engine: &Engine, config: &HealthConfig) -> super::super::Check {
+        let mut report = Report::default();
+        monitor.report(&mut report, engine, config);
+        report.checks["storage:observed_age"][0].clone()
+    }
+
+    #[test]
+    fn a_disk_that_does_not_answer_is_a_warning_that_says_since_when() {
+        let home = tempfile::tempdir().unwrap();
+        let engine = Engine::open(EngineOptions {
+            store: OpenOptions {
+                data_dir: home.path().join("data"),
+                cache_bytes: 1 << 20,
+                accept_data_loss: false,
+                min_free_bytes: 0,
+            },
+            durability: Durability::Always,
+            max_tombstones: 10,
+        })
+        .unwrap();
+        let config = Config::baseline().unwrap().health;
+        let monitor = Monitor::default();
+        assert_eq!(age(&monitor, &engine, &config).status, Status::Warn);
+        monitor.look_at_disk(&engine, &config);
+        assert_eq!(age(&monitor, &engine, &config).status, Status::Pass);
+        let seen = monitor.disk.lock().as_mut().map(|seen| {
+            seen.at -= Duration::from_millis(3 * config.monitor_interval_ms + 2_000);
+            seen.time
+        });
+        let late = age(&monitor, &engine, &config);
+        assert_eq!(late.status, Status::Warn);
+        let output = late.output.unwrap();
+        assert!(output.contains(&seen.unwrap().to_rfc3339()), "{output}");
+        engine.close().unwrap();
+    }
+}

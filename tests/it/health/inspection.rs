@@ -119,6 +119,42 @@ async fn an_inspection_is_exact_while_others_write_and_does_not_stop_them() {
     assert_eq!(observed["recomputed_digest"], digest(&records));
 }
 
+/// What is dropped or replaced while it is looked at is no damage, and hides none of the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn collections_may_come_and_go_while_they_are_checked() {
+    let service = Service::start().await;
+    let stays = service.create("stays").await;
+    stays.add(&numbered("s", 300)).await;
+    service
+        .create("goes")
+        .await
+        .add(&numbered("g", 1_000))
+        .await;
+    service.backup(json!({})).await;
+    for round in 0..12 {
+        let restored = json!({
+            "backup": "latest", "on_conflict": "replace", "collections": [{"name": "goes"}],
+        });
+        let (all, one, replaced) = tokio::join!(
+            service.get("/health/collections"),
+            service.get("/health/collections/goes"),
+            async {
+                service.drop_collection("goes").await;
+                service.post("/restore?wait=true", restored).await
+            },
+        );
+        replaced.expect(200);
+        let found = report(all, 200, "pass");
+        let judged = verdicts(&found);
+        let pass = ("stays".to_owned(), "pass".to_owned());
+        assert!(judged.contains(&pass), "round {round}: {judged:?}");
+        match one.status {
+            404 => {}
+            status => assert_eq!(status, 200, "round {round}: {}", one.text()),
+        }
+    }
+}
+
 /// The statuses of the integrity check by collection.
 fn verdicts(report: &Value) -> Vec<(String, String)> {
     let observations = report["checks"]["collections:integrity"]

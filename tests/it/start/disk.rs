@@ -280,7 +280,6 @@ async fn a_disk_at_its_floor_is_reported_and_its_recovery_too() {
         ("HEALTH__DISK_FAIL_BYTES", FLOOR),
         ("HEALTH__DISK_WARN_BYTES", FLOOR),
         ("HEALTH__MONITOR_INTERVAL_MS", 50),
-        ("HEALTH__DEEP_MAX_AGE_MS", 0),
     ];
     let line = disk.command();
     let started = Process::launch(home.path(), &line, |command| {
