@@ -1,6 +1,7 @@
 //! The application: opens everything once, owns it, shuts it down in order.
 
 mod gauges;
+mod health;
 mod settings;
 mod spool;
 mod work;
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
 use crate::access::{Access, KeySources};
@@ -20,6 +21,7 @@ use crate::engine::{Durability, Engine, EngineOptions, OpenOptions};
 use crate::environments::Environments;
 use crate::error::{Error, Kind, Result};
 use crate::health::deep::DeepChecks;
+use crate::health::monitor::Monitor;
 use crate::jobs::{JobKind, JobLimits, JobState, Jobs, Submission};
 use crate::meters;
 use crate::operations::compact::{self, CompactionTrigger};
@@ -61,6 +63,9 @@ struct Inner {
     started: Instant,
     draining: AtomicBool,
     deep_checks: DeepChecks,
+    monitor: Monitor,
+    /// Rung when backups were changed other than by a job.
+    backups_changed: Arc<Notify>,
     /// Documents that may be received at the same time.
     uploads: Arc<Semaphore>,
     /// Clients that may follow the events of jobs.
@@ -121,6 +126,7 @@ impl App {
         let uploads = Arc::new(Semaphore::new(config.repository.max_uploads));
         let event_streams = Arc::new(Semaphore::new(config.jobs.max_event_streams));
         let jobs = Jobs::open(engine.clone(), runtime.clone(), limits)?;
+        let deep_checks = health::deep_checks(&config.health);
         let app = Self {
             inner: Arc::new(Inner {
                 config,
@@ -136,7 +142,9 @@ impl App {
                 runtime,
                 started: Instant::now(),
                 draining: AtomicBool::new(false),
-                deep_checks: DeepChecks::default(),
+                deep_checks,
+                monitor: Monitor::default(),
+                backups_changed: Arc::default(),
                 event_streams,
                 uploads,
                 compacted_bytes: AtomicU64::new(0),
@@ -152,6 +160,7 @@ impl App {
         } else {
             app.try_repository();
         }
+        app.start_watching(at.backend.is_remote());
         app.jobs().resume(|record| app.work_again(record));
         let config = &app.inner.config;
         app.repeat(config.compaction.check_interval_ms, Self::compact_if_due);
@@ -260,11 +269,6 @@ impl App {
     /// Other places that collections live in.
     pub fn environments(&self) -> &Environments {
         &self.inner.environments
-    }
-
-    /// What deep health checks found last.
-    pub fn deep_checks(&self) -> &DeepChecks {
-        &self.inner.deep_checks
     }
 
     /// Time since the start.
@@ -422,9 +426,10 @@ impl App {
         })
     }
 
-    /// From now on not ready: load balancers send nothing new.
+    /// From now on not ready: load balancers send nothing new, and no request waits for a deep check.
     pub fn start_draining(&self) {
         self.inner.draining.store(true, Ordering::Release);
+        self.inner.deep_checks.close();
     }
 
     /// Whether the service drains.
@@ -437,7 +442,10 @@ impl App {
     /// # Errors
     /// `StorageFault` when the last sync failed.
     pub async fn close(&self, grace: Duration) -> Result<()> {
-        self.inner.jobs.drain(grace).await;
+        tokio::join!(
+            self.inner.jobs.drain(grace),
+            self.inner.deep_checks.closed(grace)
+        );
         self.blocking(|app| app.engine().close()).await
     }
 }

@@ -1,6 +1,8 @@
 //! Settings: the built-in baseline (`config.toml` of the repository), then a file, then the environment.
 //! Checked once, at the start.
 
+mod health;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -14,6 +16,8 @@ use crate::environments::{EnvironmentKind, LOCAL, RemoteSettings, Token, TokenHe
 use crate::error::{Error, Result};
 use crate::model::names::{DEFAULT_DATABASE, DEFAULT_TENANT};
 use crate::repository::check_url;
+
+pub use health::HealthConfig;
 
 /// The commented baseline.
 pub const BASELINE: &str = include_str!("../config.toml");
@@ -311,21 +315,6 @@ pub struct QueryConfig {
     pub max_answer_bytes: usize,
 }
 
-/// `[health]`
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[expect(
-    missing_docs,
-    reason = "explained in config.toml, which is the baseline"
-)]
-pub struct HealthConfig {
-    pub disk_warn_bytes: u64,
-    pub disk_fail_bytes: u64,
-    pub embedding_sample: usize,
-    pub max_findings: usize,
-    pub deep_timeout_ms: u64,
-}
-
 /// `[metrics]`
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -446,7 +435,6 @@ impl Config {
             ("query.max_batch_records", self.query.max_batch_records),
             ("query.max_ids", self.query.max_ids),
             ("query.max_answer_bytes", self.query.max_answer_bytes),
-            ("health.embedding_sample", self.health.embedding_sample),
         ];
         if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(Error::invalid(format!("{key} must be at least 1")));
@@ -474,11 +462,7 @@ impl Config {
         if self.query.max_filter_depth > 256 {
             return Err(Error::invalid("query.max_filter_depth must be at most 256"));
         }
-        if self.health.disk_fail_bytes > self.health.disk_warn_bytes {
-            return Err(Error::invalid(
-                "health.disk_fail_bytes must not be above health.disk_warn_bytes",
-            ));
-        }
+        self.health.check()?;
         Ok(())
     }
 
@@ -584,6 +568,11 @@ mod tests {
             ),
             ("[jobs]\nworkers = 0", "jobs.workers"),
             ("[jobs]\nworkers = -1", "jobs.workers"),
+            ("[health]\nmax_deep_checks = 0", "health.max_deep_checks"),
+            (
+                "[health]\nmonitor_interval_ms = 0",
+                "health.monitor_interval_ms",
+            ),
             (
                 "[repository]\ncompression_level = 40",
                 "repository.compression_level",

@@ -1,15 +1,39 @@
-//! Free room on the disk below a path.
+//! Room on the disk below a path.
 
 use std::path::Path;
 
 use crate::error::{Error, Result};
+
+/// Bytes of a file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes that an unprivileged writer can still use.
+    pub available_bytes: u64,
+    /// Bytes that are in use, by whomever.
+    pub used_bytes: u64,
+    /// All bytes.
+    pub total_bytes: u64,
+}
+
+/// The room on the file system of `path`.
+///
+/// # Errors
+/// `StorageFault` when the path cannot be asked.
+pub fn room(path: &Path) -> Result<Room> {
+    let stat = rustix::fs::statvfs(path)
+        .map_err(|error| Error::storage(format!("{}: {error}", path.display())).because(error))?;
+    let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+    Ok(Room {
+        available_bytes: bytes(stat.f_bavail),
+        used_bytes: bytes(stat.f_blocks.saturating_sub(stat.f_bfree)),
+        total_bytes: bytes(stat.f_blocks),
+    })
+}
 
 /// Bytes that an unprivileged writer can still use on the file system of `path`.
 ///
 /// # Errors
 /// `StorageFault` when the path cannot be asked.
 pub fn available_bytes(path: &Path) -> Result<u64> {
-    let stat = rustix::fs::statvfs(path)
-        .map_err(|error| Error::storage(format!("{}: {error}", path.display())).because(error))?;
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    Ok(room(path)?.available_bytes)
 }

@@ -11,6 +11,8 @@ mod changes;
 mod checkpoints;
 mod collection;
 mod compact;
+#[doc(hidden)]
+pub mod faults;
 mod format;
 mod inspect;
 mod kernel;

@@ -83,6 +83,8 @@ struct Inner {
     entries: Mutex<BTreeMap<String, Entry>>,
     /// Bumped whenever a job changes its state.
     changes: watch::Sender<u64>,
+    /// Bumped when a job has ended that may have changed the backups.
+    backups: watch::Sender<u64>,
     /// Held from a change of a record until it is stored: records are stored in the order of their changes.
     recording: Mutex<()>,
     /// Set when the service stops: what is canceled from then on, nobody asked to cancel.
@@ -155,10 +157,16 @@ impl Jobs {
                 limits,
                 entries: Mutex::new(entries),
                 changes: watch::Sender::new(0),
+                backups: watch::Sender::new(0),
                 recording: Mutex::new(()),
                 draining: AtomicBool::new(false),
             }),
         })
+    }
+
+    /// Changes whenever a job has ended that may have changed the backups.
+    pub fn backup_changes(&self) -> watch::Receiver<u64> {
+        self.inner.backups.subscribe()
     }
 
     /// Takes up what waits from before the restart, with the work that `work_of` gives for a record.
@@ -316,6 +324,9 @@ impl Jobs {
         });
         if let Some(record) = finished {
             audit(&record);
+            if record.kind.touches_backups() {
+                self.inner.backups.send_modify(|version| *version += 1);
+            }
             match &outcome {
                 Ok(_) => tracing::info!(job.id = id, job.kind = %record.kind, "job succeeded"),
                 Err(error) => {

@@ -32,6 +32,7 @@ pub use backend::{BackendOptions, Room, check_url};
 pub use garbage::Collected;
 use lock::LeftLocks;
 pub use lock::{LockMode, LockSettings, RepositoryLock};
+pub use verdicts::{BackupsSeen, VerifiedBackup};
 
 const HEADER: &str = "repository.json";
 const MANIFESTS: &str = "backups";

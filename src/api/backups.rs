@@ -461,7 +461,9 @@ pub(super) async fn delete_backup(
 ) -> Result<Json<DeletedBackupResponse>, Problem> {
     let deleted = app
         .asking_repository(move |app| {
-            delete::execute(&app.repository()?, &id, app.grace(), Utc::now())
+            let deleted = delete::execute(&app.repository()?, &id, app.grace(), Utc::now());
+            app.backups_changed();
+            deleted
         })
         .await?;
     Ok(Json(DeletedBackupResponse {

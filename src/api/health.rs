@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -16,8 +16,10 @@ use super::backups::{default_database, default_tenant};
 use super::error::Problem;
 use super::extract::{OperationPath, OperationQuery};
 use super::openapi::HEALTH;
+use crate::access::Caller;
 use crate::app::App;
-use crate::health::{self, Check, EmbeddingSelection, Report, Status, deep};
+use crate::health::deep::DeepCheck;
+use crate::health::{Check, Report, Sample, Status};
 use crate::model::names::CollectionName;
 
 /// The outcome of all checks.
@@ -64,18 +66,10 @@ pub(super) struct CheckResponse {
     output: Option<String>,
 }
 
-fn word(status: Status) -> &'static str {
-    match status {
-        Status::Pass => "pass",
-        Status::Warn => "warn",
-        Status::Fail => "fail",
-    }
-}
-
 impl From<Check> for CheckResponse {
     fn from(check: Check) -> Self {
         Self {
-            status: word(check.status),
+            status: check.status.word(),
             observed_value: check.observed_value,
             observed_unit: check.observed_unit,
             time: check.time,
@@ -87,7 +81,7 @@ impl From<Check> for CheckResponse {
 fn answer(app: &App, report: Report) -> Response {
     let status = report.status();
     let body = HealthResponse {
-        status: word(status),
+        status: status.word(),
         version: env!("CARGO_PKG_VERSION"),
         uptime_ms: u64::try_from(app.uptime().as_millis()).unwrap_or(u64::MAX),
         checks: report
@@ -96,11 +90,14 @@ fn answer(app: &App, report: Report) -> Response {
             .map(|(name, checks)| (name, checks.into_iter().map(CheckResponse::from).collect()))
             .collect(),
     };
-    let code = match status {
+    health_json((code(status), Json(body)).into_response())
+}
+
+fn code(status: Status) -> StatusCode {
+    match status {
         Status::Pass | Status::Warn => StatusCode::OK,
         Status::Fail => StatusCode::SERVICE_UNAVAILABLE,
-    };
-    health_json((code, Json(body)).into_response())
+    }
 }
 
 fn health_json(mut response: Response) -> Response {
@@ -113,27 +110,33 @@ fn health_json(mut response: Response) -> Response {
 
 /// Health at a glance
 ///
-/// For liveness probes and people: from memory and one look at the disk's free room. 503 only where a
-/// restart could help.
+/// For liveness probes and people: from memory, with the time of each observation. The disk is looked at in the
+/// background, the last results of deep checks are shown (a failed one makes the status `fail`). 503 only where
+/// a restart could help. Where keys are configured, strangers and keys that are limited to a tenant see the
+/// status alone.
 #[utoipa::path(get, path = "/health", tag = HEALTH,
     responses(
-        (status = 200, description = "pass or warn", body = HealthResponse, content_type = "application/health+json"),
+        (status = 200, description = "pass, warn, or a failure that no restart could mend", body = HealthResponse, content_type = "application/health+json"),
         (status = 503, description = "fail: no writes are taken after a storage fault", body = HealthResponse, content_type = "application/health+json"),
     ))]
-pub(super) async fn get_health(State(app): State<App>) -> Result<Response, Problem> {
-    let report = app
-        .blocking(|app| {
-            let config = &app.config().health;
-            let repository = app.opened_repository();
-            Ok(health::overview(app.engine(), repository, config))
-        })
-        .await?;
-    let mut response = answer(&app, report);
+pub(super) async fn get_health(
+    State(app): State<App>,
+    caller: Option<Extension<Caller>>,
+) -> Response {
+    let report = app.health();
+    let sees_all = caller.is_some_and(|Extension(caller)| caller.scope.is_none());
+    let mut response = if sees_all {
+        answer(&app, report)
+    } else {
+        let status = report.status();
+        let body = Json(serde_json::json!({"status": status.word()}));
+        health_json((code(status), body).into_response())
+    };
     // A full disk is not mended by a restart.
     if app.engine().fault().is_none() {
         *response.status_mut() = StatusCode::OK;
     }
-    Ok(response)
+    response
 }
 
 /// Liveness
@@ -161,49 +164,38 @@ pub(super) async fn get_readiness(State(app): State<App>) -> Response {
     health_json((code, Json(serde_json::json!({"status": status}))).into_response())
 }
 
-async fn deep_check(
-    app: &App,
-    name: String,
-    check: impl FnOnce(&App) -> crate::error::Result<Report> + Send + 'static,
-) -> Result<Response, Problem> {
+async fn deep_check(app: &App, check: DeepCheck) -> Result<Response, Problem> {
     let timeout = Duration::from_millis(app.config().health.deep_timeout_ms);
-    let report = deep::run(app, name, timeout, check).await?;
+    let work = app.deep_work(check);
+    let report = app.deep_checks().result(check, timeout, work).await?;
     Ok(answer(app, report))
 }
 
 /// Check the disk
 ///
-/// A file really written, synced, read back and removed; free room against two floors; the repository.
+/// The data directory and its permissions; a file really written, synced, read back and removed, and how long
+/// that took; free room against two floors; the repository reachable, with its room where it is a directory.
 #[utoipa::path(get, path = "/health/storage", tag = HEALTH,
     responses(
         (status = 200, description = "pass or warn", body = HealthResponse, content_type = "application/health+json"),
         (status = 503, description = "fail", body = HealthResponse, content_type = "application/health+json"),
     ))]
 pub(super) async fn check_storage(State(app): State<App>) -> Result<Response, Problem> {
-    deep_check(&app, "storage".to_owned(), |app| {
-        let config = &app.config().health;
-        Ok(health::check_storage(
-            app.engine(),
-            app.repository(),
-            config,
-        ))
-    })
-    .await
+    deep_check(&app, DeepCheck::Storage).await
 }
 
 /// Check all collections
 ///
-/// Every record read and hashed, ids, records and memory compared in both directions, digests recomputed.
+/// Every record read and hashed, ids, records and memory compared in both directions, digests recomputed as of one
+/// moment while writes go on. Who asks while it runs shares the run; past `health.deep_timeout_ms` the answer is
+/// `warn` with output `running`, how far it is, and the last result.
 #[utoipa::path(get, path = "/health/collections", tag = HEALTH,
     responses(
         (status = 200, description = "pass or warn", body = HealthResponse, content_type = "application/health+json"),
         (status = 503, description = "fail; damage is named by id", body = HealthResponse, content_type = "application/health+json"),
     ))]
 pub(super) async fn check_collections(State(app): State<App>) -> Result<Response, Problem> {
-    deep_check(&app, "collections".to_owned(), |app| {
-        health::check_collections(app.engine(), None, &app.config().health)
-    })
-    .await
+    deep_check(&app, DeepCheck::Collections(None)).await
 }
 
 /// Where a named collection is.
@@ -234,10 +226,7 @@ pub(super) async fn check_collection(
 ) -> Result<Response, Problem> {
     let name = CollectionName::new(namespace.tenant, namespace.database, name);
     let id = app.engine().collection_by_name(&name)?.descriptor.id;
-    deep_check(&app, format!("collections/{id}"), move |app| {
-        health::check_collections(app.engine(), Some(&[id]), &app.config().health)
-    })
-    .await
+    deep_check(&app, DeepCheck::Collections(Some(id))).await
 }
 
 /// What to sample.
@@ -247,9 +236,9 @@ pub(super) async fn check_collection(
 pub(super) struct EmbeddingsQuery {
     /// Only the collection of this name.
     collection: Option<String>,
-    /// Records per collection; `health.embedding_sample` without.
-    #[param(minimum = 1)]
-    sample: Option<usize>,
+    /// Records per collection, or `all`; `health.embedding_sample` without.
+    #[param(pattern = "^(all|[1-9][0-9]*)$", example = "all")]
+    sample: Option<String>,
     #[serde(default = "default_tenant")]
     #[param(required = false)]
     tenant: String,
@@ -260,7 +249,8 @@ pub(super) struct EmbeddingsQuery {
 
 /// Check embeddings
 ///
-/// Dimension, finite, zero norm, duplicates, spread of norms; a sample found again by the search.
+/// Dimension, finite, zero norm, duplicates, spread of norms; a sample found again by the search. `sample=all`
+/// looks at every record, page by page.
 #[utoipa::path(get, path = "/health/embeddings", tag = HEALTH, params(EmbeddingsQuery),
     responses(
         (status = 200, description = "pass or warn", body = HealthResponse, content_type = "application/health+json"),
@@ -272,22 +262,15 @@ pub(super) async fn check_embeddings(
     State(app): State<App>,
     OperationQuery(query): OperationQuery<EmbeddingsQuery>,
 ) -> Result<Response, Problem> {
-    let sample = query.sample.unwrap_or(app.config().health.embedding_sample);
-    if sample == 0 {
-        return Err(Problem(crate::error::Error::unprocessable(
-            "sample: a check that looks at nothing proves nothing",
-        )));
-    }
+    let sample = match query.sample {
+        Some(sample) => sample.parse()?,
+        None => Sample::Records(app.config().health.embedding_sample),
+    };
     let collection = query
         .collection
         .map(|name| CollectionName::new(query.tenant, query.database, name))
         .map(|name| app.engine().collection_by_name(&name))
         .transpose()?
         .map(|info| info.descriptor.id);
-    let name = collection.map_or_else(|| "embeddings".to_owned(), |id| format!("embeddings/{id}"));
-    let selection = EmbeddingSelection { collection, sample };
-    deep_check(&app, name, move |app| {
-        health::check_embeddings(app.engine(), &selection)
-    })
-    .await
+    deep_check(&app, DeepCheck::Embeddings(collection, sample)).await
 }

@@ -3,16 +3,14 @@
 
 use std::sync::LazyLock;
 
-use chrono::{DateTime, NaiveDateTime, Utc};
+use chrono::Utc;
 use metrics::Gauge;
 use parking_lot::Mutex;
-use serde_json::Value;
 
 use super::App;
 use crate::disk;
 use crate::engine::Usage;
 use crate::error::Result;
-use crate::jobs::{JobKind, JobRecord, JobState};
 use crate::meters::{self, gauge};
 
 /// What was seen when it was last looked at.
@@ -20,7 +18,6 @@ use crate::meters::{self, gauge};
 pub(super) struct Observed {
     usage: Option<Usage>,
     free_bytes: Option<u64>,
-    verified_backup: Option<DateTime<Utc>>,
 }
 
 struct Gauges {
@@ -94,10 +91,9 @@ impl App {
         self.set(&gauges);
         let mut text = meters::render();
         drop(gauges);
-        let verified = self.inner.observed.lock().verified_backup;
-        if let Some(verified) = verified {
+        if let Some(verified) = self.last_verified_backup() {
             // A gauge of the recorder could not go away again with the backup.
-            let age_ms = (Utc::now() - verified).num_milliseconds();
+            let age_ms = (Utc::now() - verified.created_at).num_milliseconds();
             let name = "vectorkeep_newest_verified_backup_age_seconds";
             let help = "Age of the newest backup that a verification or a drill found sound; absent without one.";
             let age = age_ms.max(0) as f64 / 1_000.0;
@@ -138,40 +134,8 @@ impl App {
         let observed = Observed {
             usage: self.engine().usage().ok(),
             free_bytes: disk::available_bytes(self.engine().data_dir()).ok(),
-            verified_backup: self.newest_verified_backup(),
         };
         *self.inner.observed.lock() = observed;
         Ok(())
     }
-
-    /// When the newest backup was made that is known to be sound. This is the one place to ask that: as long
-    /// as nothing else remembers it, it is what the remembered jobs say.
-    fn newest_verified_backup(&self) -> Option<DateTime<Utc>> {
-        let done = |kind| {
-            self.jobs()
-                .list(Some(JobState::Succeeded), Some(kind), None, usize::MAX)
-        };
-        let verified = done(JobKind::Verification).into_iter();
-        let drilled = done(JobKind::Drill).into_iter();
-        verified
-            .chain(drilled)
-            .filter_map(|job| verified_by(&job))
-            .max()
-    }
-}
-
-/// When the backup was made that a job found sound.
-fn verified_by(job: &JobRecord) -> Option<DateTime<Utc>> {
-    let result = job.result.as_ref()?;
-    let text = |of: &Value, member: &str| of.get(member)?.as_str().map(str::to_owned);
-    // A manifest alone says nothing of the records.
-    let sound = result.get("ok") == Some(&Value::Bool(true));
-    if !sound || text(result, "level").as_deref() == Some("manifest") {
-        return None;
-    }
-    let backup = text(result, "backup").or_else(|| text(&job.request, "backup"))?;
-    let made = backup.strip_prefix("backup_")?.get(..19)?;
-    NaiveDateTime::parse_from_str(made, "%Y-%m-%d_%H-%M-%S")
-        .ok()
-        .map(|made| made.and_utc())
 }

@@ -5,10 +5,12 @@
 
 use std::sync::Arc;
 
-use parking_lot::RwLock;
+use arc_swap::ArcSwapOption;
+use parking_lot::{Mutex, RwLock};
 use uuid::Uuid;
 
 use super::format::{self, Head, StoredRecord};
+use super::inspect::Watch;
 use super::metadata::MetadataIndex;
 use super::store::{Store, Tree, Value, prefix_end};
 use super::vectors::Columns;
@@ -22,6 +24,10 @@ pub(super) struct Collection {
     /// Whether vectors and metadata are kept in memory; not where records are only looked up.
     pub(super) in_memory: bool,
     pub(super) state: RwLock<CollectionState>,
+    /// The inspection that runs, which writers tell what they do. It changes under the write lock only.
+    pub(super) watch: ArcSwapOption<Watch>,
+    /// Held by an inspection while it runs: one at a time.
+    pub(super) inspecting: Mutex<()>,
 }
 
 /// What a write publishes after its transaction.
@@ -93,6 +99,8 @@ impl Collection {
                 tombstones: 0,
                 damage: None,
             }),
+            watch: ArcSwapOption::empty(),
+            inspecting: Mutex::new(()),
         }
     }
 
@@ -131,7 +139,11 @@ impl Collection {
 
     /// The stored payload of a record.
     pub(super) fn payload(&self, store: &Store, ordinal: u64) -> Result<Option<Value>> {
-        store.get(Tree::Records, &format::record_key(self.id, ordinal))
+        let payload = store.get(Tree::Records, &format::record_key(self.id, ordinal))?;
+        if let Some(payload) = &payload {
+            store.check_committed(format::record_sequence(payload)?)?;
+        }
+        Ok(payload)
     }
 
     /// Calls `visit` with every stored record from `start`, in ordinal order, until it says stop.
@@ -142,14 +154,19 @@ impl Collection {
         mut visit: impl FnMut(u64, &StoredRecord<'_>) -> Result<bool>,
     ) -> Result<()> {
         let end = prefix_end(self.id.as_bytes());
+        let mut whole = AfterFault::of(self, store, start);
+        let mut stopped = false;
         for entry in store.scan(Tree::Records, format::record_key(self.id, start), end, true) {
             let (key, value) = entry?;
             let ordinal = format::be_u64(format::after_collection(&key)?)?;
-            if !visit(ordinal, &StoredRecord::decode(&value)?)? {
+            let stored = StoredRecord::decode(&value)?;
+            whole.check(store, ordinal, &stored)?;
+            if !visit(ordinal, &stored)? {
+                stopped = true;
                 break;
             }
         }
-        Ok(())
+        whole.end(store, stopped)
     }
 
     /// Calls `visit` with each of these records, in the given order; missing ones are passed over.
@@ -160,11 +177,55 @@ impl Collection {
         mut visit: impl FnMut(u64, &StoredRecord<'_>) -> Result<bool>,
     ) -> Result<()> {
         for ordinal in ordinals {
-            if let Some(payload) = self.payload(store, *ordinal)?
-                && !visit(*ordinal, &StoredRecord::decode(&payload)?)?
-            {
-                break;
+            if let Some(payload) = self.payload(store, *ordinal)? {
+                let stored = StoredRecord::decode(&payload)?;
+                if !visit(*ordinal, &stored)? {
+                    break;
+                }
             }
+        }
+        Ok(())
+    }
+}
+
+/// What a scan is held against once sled has failed: half a refused batch may stand in the trees, and what was
+/// there may be missing. Memory has what was committed.
+struct AfterFault {
+    /// The records that are to come; `None` where sled had not failed yet, or memory holds none.
+    expected: Option<std::vec::IntoIter<u64>>,
+    faulted: bool,
+}
+
+impl AfterFault {
+    fn of(collection: &Collection, store: &Store, start: u64) -> Self {
+        let faulted = store.is_faulted();
+        let expected = (faulted && collection.in_memory).then(|| {
+            let mut ordinals = collection.state.read().columns.changed_after(0);
+            ordinals.retain(|ordinal| *ordinal >= start);
+            ordinals.into_iter()
+        });
+        Self { expected, faulted }
+    }
+
+    fn check(&mut self, store: &Store, ordinal: u64, stored: &StoredRecord<'_>) -> Result<()> {
+        store.check_committed(stored.sequence)?;
+        if let Some(expected) = &mut self.expected
+            && expected.next() != Some(ordinal)
+        {
+            return Err(store.stopped());
+        }
+        Ok(())
+    }
+
+    /// `early`: the visitor wanted no more.
+    fn end(mut self, store: &Store, early: bool) -> Result<()> {
+        let missing = self
+            .expected
+            .as_mut()
+            .is_some_and(|rest| rest.next().is_some());
+        // Where sled failed meanwhile, nobody knows what the scan came by.
+        if (missing && !early) || store.is_faulted() != self.faulted {
+            return Err(store.stopped());
         }
         Ok(())
     }

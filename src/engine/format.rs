@@ -162,6 +162,11 @@ pub(super) fn encode_record(sequence: u64, hash: &RecordHash, canonical: &[u8]) 
     payload
 }
 
+/// The write that made a stored record.
+pub(super) fn record_sequence(payload: &[u8]) -> Result<u64> {
+    le_u64(payload)
+}
+
 /// A stored record, borrowed from its payload.
 #[derive(Clone, Copy, Debug)]
 pub struct StoredRecord<'a> {

@@ -1,18 +1,34 @@
 //! Checking a collection against itself: every record read and hashed, ids ↔ records ↔ memory.
 //!
-//! The check reads what is stored now while writes go on, so a finding is looked at again under the
-//! write lock before it counts.
+//! The check reads while writes go on. Its sums are right all the same, because writers tell it what they do (see
+//! [`watch`]); and what looks wrong may be half of a write, so it is looked at again under the write lock, one
+//! record at a time, before it counts. Nothing is held in memory but one page.
 
-use std::collections::BTreeSet;
+mod ids;
+mod watch;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
 
 use uuid::Uuid;
 
 use super::collection::Collection;
 use super::format::{self, StoredRecord};
-use super::store::{Tree, prefix_end};
+use super::store::Tree;
 use super::{Engine, Inner};
-use crate::error::{Error, Result};
+use crate::error::{Kind, Result};
 use crate::model::digest::{Digest, RecordHash};
+use crate::progress::Progress;
+
+pub(super) use watch::{Announcement, Watch};
+
+/// Slots of memory that a page of records spans.
+const PAGE: usize = 256;
+/// Records that a page holds at most, where more are stored than memory knows of.
+const MAX_PAGE: usize = 1_024;
+/// How often who waits for another inspection of the same collection looks whether it is to stop.
+const TURN: Duration = Duration::from_millis(50);
 
 /// Bounds of one inspection.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +40,7 @@ pub struct InspectionLimits {
 /// What an inspection found.
 #[derive(Clone, Debug, Default)]
 pub struct CollectionInspection {
-    /// Records that were read and hashed.
+    /// Records that were read and hashed. One that is written meanwhile may be counted by its writer instead.
     pub checked_records: u64,
     /// Bytes that were read.
     pub checked_bytes: u64,
@@ -32,15 +48,17 @@ pub struct CollectionInspection {
     pub checked_ids: u64,
     /// The count that the collection keeps.
     pub count: u64,
-    /// The digest recomputed from the records.
-    pub recomputed_digest: Digest,
+    /// The count recomputed from the records.
+    pub recomputed_count: u64,
     /// The digest that the collection keeps.
     pub digest: Digest,
+    /// The digest recomputed from the records.
+    pub recomputed_digest: Digest,
     /// Ids that point to no record, records that no id points to.
     pub orphans: u64,
     /// Entries whose checksum or hash is wrong.
     pub damaged: u64,
-    /// Records whose vector in memory differs from the stored one, or is missing.
+    /// Records whose vector or metadata in memory differs from the stored one, or is missing.
     pub memory_differences: u64,
     /// The first findings, each naming the record.
     pub findings: Vec<String>,
@@ -52,7 +70,7 @@ impl CollectionInspection {
         self.orphans == 0
             && self.damaged == 0
             && self.memory_differences == 0
-            && self.count == self.checked_records
+            && self.count == self.recomputed_count
             && self.digest == self.recomputed_digest
     }
 
@@ -63,146 +81,307 @@ impl CollectionInspection {
     }
 }
 
-/// One stored record, checked.
-enum Checked {
-    Sound {
-        hash: RecordHash,
-        bytes: u64,
-        orphan: Option<String>,
-        differs: Option<String>,
-    },
-    Gone,
+/// What one record looks like.
+#[derive(Default)]
+struct Look {
+    /// `None`: it is gone, or damaged.
+    hash: Option<RecordHash>,
+    bytes: u64,
+    damage: Option<String>,
+    orphan: Option<String>,
+    difference: Option<String>,
+    /// In memory, but not stored.
+    missing: bool,
+}
+
+impl Look {
+    fn damaged(what: String) -> Self {
+        Self {
+            damage: Some(what),
+            ..Self::default()
+        }
+    }
+
+    fn is_clean(&self) -> bool {
+        self.damage.is_none() && self.orphan.is_none() && self.difference.is_none() && !self.missing
+    }
+}
+
+/// One page of records, as read while writes go on.
+struct Page {
+    hashes: BTreeMap<u64, RecordHash>,
+    bytes: BTreeMap<u64, u64>,
+    suspects: BTreeSet<u64>,
+    /// What was looked at of the window.
+    end: u64,
+}
+
+/// An inspection under way.
+struct Inspector<'a> {
+    inner: &'a Inner,
+    collection: &'a Collection,
+    limits: InspectionLimits,
+    progress: &'a Progress,
+    found: CollectionInspection,
+}
+
+/// Takes the watch from its collection.
+struct Watching<'a> {
+    inner: &'a Inner,
+    collection: &'a Collection,
+    watch: Arc<Watch>,
+}
+
+impl<'a> Watching<'a> {
+    fn begin(inner: &'a Inner, collection: &'a Collection) -> Self {
+        // No batch is under way then: each is either in what will be read, or announced.
+        let _writer = inner.writer.lock();
+        let watch = Arc::new(Watch::new(collection.info().head.next_ordinal));
+        collection.watch.store(Some(Arc::clone(&watch)));
+        Self {
+            inner,
+            collection,
+            watch,
+        }
+    }
+}
+
+impl Drop for Watching<'_> {
+    fn drop(&mut self) {
+        let _writer = self.inner.writer.lock();
+        self.collection.watch.store(None);
+    }
 }
 
 impl Engine {
-    /// Reads and checks everything stored for a collection.
+    /// Reads and checks everything stored for a collection; counts the records in `progress`. Waits for another
+    /// inspection of the same collection.
     ///
     /// # Errors
-    /// `NotFound`; `StorageFault` when the store itself cannot be read. Damage is a finding, no error.
-    pub fn inspect(&self, id: Uuid, limits: InspectionLimits) -> Result<CollectionInspection> {
-        let inner = &self.inner;
-        let collection = inner.collection(id)?;
-        let before = collection.info().head;
-        let inspection = inner.inspect_once(&collection, limits)?;
-        if collection.info().head == before {
-            return Ok(inspection);
-        }
-        // Written to meanwhile: judge at rest, under the write lock.
-        let _writer = inner.writer.lock();
-        inner.inspect_once(&collection, limits)
+    /// `NotFound`, also for a collection that is dropped meanwhile; `Canceled`; `StorageFault` or `Unavailable`
+    /// when the store itself cannot be read. Damage is a finding, no error.
+    pub fn inspect(
+        &self,
+        id: Uuid,
+        limits: InspectionLimits,
+        progress: &Progress,
+    ) -> Result<CollectionInspection> {
+        let inner = &*self.inner;
+        let collection = inner.live_collection(id)?;
+        let _turn = loop {
+            progress.check()?;
+            if let Some(turn) = collection.inspecting.try_lock_for(TURN) {
+                break turn;
+            }
+        };
+        let mut inspector = Inspector {
+            inner,
+            collection: &collection,
+            limits,
+            progress,
+            found: CollectionInspection::default(),
+        };
+        inspector.records()?;
+        inspector.ids()?;
+        Ok(inspector.found)
     }
 }
 
-impl Inner {
-    fn inspect_once(
-        &self,
-        collection: &Collection,
-        limits: InspectionLimits,
-    ) -> Result<CollectionInspection> {
-        let head = collection.info().head;
-        let mut inspection = CollectionInspection {
-            count: head.count,
-            digest: head.digest,
-            ..CollectionInspection::default()
-        };
-        self.inspect_records(collection, limits, &mut inspection)?;
-        self.inspect_ids(collection, limits, &mut inspection)?;
-        Ok(inspection)
-    }
-
-    fn inspect_records(
-        &self,
-        collection: &Collection,
-        limits: InspectionLimits,
-        inspection: &mut CollectionInspection,
-    ) -> Result<()> {
-        let prefix = collection.id.as_bytes().to_vec();
-        let mut seen = BTreeSet::new();
-        for entry in self
-            .store
-            .scan(Tree::Records, prefix.clone(), prefix_end(&prefix), false)
-        {
-            let (key, value) = match entry {
-                Ok(entry) => entry,
-                Err(damaged) => {
-                    let Some(key) = damaged.key else {
-                        return Err(damaged.error);
-                    };
-                    let ordinal = format::be_u64(format::after_collection(&key)?)?;
-                    seen.insert(ordinal);
-                    inspection.damaged += 1;
-                    let id = self.id_of(collection, ordinal);
-                    inspection.note(limits, || format!("record {id} is damaged"));
-                    continue;
-                }
-            };
-            let ordinal = format::be_u64(format::after_collection(&key)?)?;
-            seen.insert(ordinal);
-            match self.check_record(collection, ordinal, &value) {
-                Ok(Checked::Sound {
-                    hash,
-                    bytes,
-                    orphan,
-                    differs,
-                }) => {
-                    inspection.checked_records += 1;
-                    inspection.checked_bytes += bytes;
-                    inspection.recomputed_digest.add(&hash);
-                    if let Some(orphan) = orphan {
-                        inspection.orphans += 1;
-                        inspection.note(limits, || orphan);
-                    }
-                    if let Some(difference) = differs {
-                        inspection.memory_differences += 1;
-                        inspection.note(limits, || difference);
-                    }
-                }
-                Ok(Checked::Gone) => {}
-                Err(error) => {
-                    inspection.damaged += 1;
-                    let id = self.id_of(collection, ordinal);
-                    inspection.note(limits, || format!("record {id}: {}", error.message()));
-                }
-            }
-        }
-        let in_memory = collection.state.read().columns.changed_after(0);
-        for ordinal in in_memory
-            .into_iter()
-            .filter(|ordinal| !seen.contains(ordinal))
-        {
-            inspection.memory_differences += 1;
-            let id = self.id_of(collection, ordinal);
-            inspection.note(limits, || {
-                format!("record {id} is in memory but not stored")
-            });
+impl Inspector<'_> {
+    /// Whether to go on.
+    fn check(&self) -> Result<()> {
+        self.progress.check()?;
+        self.inner.live_collection(self.collection.id)?;
+        if self.inner.store.is_faulted() {
+            return Err(self.inner.store.stopped());
         }
         Ok(())
     }
 
-    fn check_record(
-        &self,
-        collection: &Collection,
-        ordinal: u64,
-        payload: &[u8],
-    ) -> Result<Checked> {
-        let stored = StoredRecord::decode(payload)?;
-        if RecordHash::of(stored.canonical) != stored.hash {
-            return Err(Error::storage("its content does not have the stored hash"));
+    fn records(&mut self) -> Result<()> {
+        let watching = Watching::begin(self.inner, self.collection);
+        let watch = &watching.watch;
+        let mut position = 0;
+        while position < watch.horizon() {
+            self.check()?;
+            let end = {
+                let columns = &self.collection.state.read().columns;
+                columns.page_end(position, PAGE)
+            };
+            let end = end.unwrap_or(u64::MAX).min(watch.horizon());
+            watch.open(end);
+            let mut page = self.read_page(position, end)?;
+            let looks = self.look_again(&mut page)?;
+            position = watch.close(&page.hashes, page.end);
+            self.count_page(&page, looks, position);
         }
-        let metadata = stored.view.metadata()?;
-        let id = stored.view.id;
-        let orphan = match self
-            .store
-            .get(Tree::Ids, &format::id_key(collection.id, id))
-        {
-            Ok(Some(target)) if format::le_u64(&target)? == ordinal => None,
-            Ok(_) => Some(format!(
-                "record {id:?} is an orphan: no id entry points to it"
-            )),
-            Err(_) => Some(format!("the id entry of record {id:?} is damaged")),
+        // Nobody writes: the sums and the head are of the same moment.
+        let writer = self.inner.writer.lock();
+        self.check()?;
+        let (head, sums) = (self.collection.info().head, watch.sums());
+        drop(writer);
+        (self.found.count, self.found.digest) = (head.count, head.digest);
+        (self.found.recomputed_count, self.found.recomputed_digest) = (sums.count, sums.digest);
+        Ok(())
+    }
+
+    /// Reads the records of a window. Suspect is what looks wrong, and what memory has and the store has not.
+    fn read_page(&self, start: u64, end: u64) -> Result<Page> {
+        let id = self.collection.id;
+        let mut page = Page {
+            hashes: BTreeMap::new(),
+            bytes: BTreeMap::new(),
+            suspects: BTreeSet::new(),
+            end,
         };
-        let state = collection.state.read();
-        let differs = match state.columns.slot(ordinal) {
+        let (from, to) = (format::record_key(id, start), format::record_key(id, end));
+        for (read, entry) in (1..).zip(self.inner.store.scan(Tree::Records, from, to, false)) {
+            let (key, look) = match entry {
+                Ok((key, value)) => {
+                    let ordinal = format::be_u64(format::after_collection(&key)?)?;
+                    (key, self.look_at(ordinal, &value)?)
+                }
+                Err(damaged) => {
+                    let key = damaged.key.ok_or(damaged.error)?;
+                    (key, Look::damaged(String::new()))
+                }
+            };
+            let ordinal = format::be_u64(format::after_collection(&key)?)?;
+            match look.hash.filter(|_| look.is_clean()) {
+                Some(hash) => {
+                    page.hashes.insert(ordinal, hash);
+                    page.bytes.insert(ordinal, look.bytes);
+                }
+                None => {
+                    page.suspects.insert(ordinal);
+                }
+            }
+            if read >= MAX_PAGE {
+                page.end = ordinal + 1;
+                break;
+            }
+        }
+        let in_memory = {
+            let columns = &self.collection.state.read().columns;
+            columns.live_between(start, page.end)
+        };
+        let unread = in_memory.into_iter();
+        page.suspects
+            .extend(unread.filter(|ordinal| !page.hashes.contains_key(ordinal)));
+        Ok(page)
+    }
+
+    /// Looks at the suspects while nobody writes.
+    fn look_again(&self, page: &mut Page) -> Result<Vec<(u64, Look)>> {
+        let mut looks = Vec::new();
+        for ordinal in std::mem::take(&mut page.suspects) {
+            let writer = self.inner.writer.lock();
+            let look = self.look(ordinal)?;
+            drop(writer);
+            if let Some(hash) = look.hash {
+                page.hashes.insert(ordinal, hash);
+                page.bytes.insert(ordinal, look.bytes);
+            }
+            if !look.is_clean() {
+                looks.push((ordinal, look));
+            }
+        }
+        Ok(looks)
+    }
+
+    /// Counts what was found up to where the page was closed; the rest comes again.
+    fn count_page(&mut self, page: &Page, looks: Vec<(u64, Look)>, closed: u64) {
+        let bytes: Vec<u64> = page
+            .bytes
+            .range(..closed)
+            .map(|(_, bytes)| *bytes)
+            .collect();
+        let (records, bytes) = (bytes.len() as u64, bytes.iter().sum());
+        self.found.checked_records += records;
+        self.found.checked_bytes += bytes;
+        self.progress.advance(records, bytes);
+        for (ordinal, look) in looks.into_iter().filter(|(at, _)| *at < closed) {
+            let limits = self.limits;
+            // Only here, without the lock: finding an id means reading all of them.
+            let named = self.found.findings.len() < limits.max_findings;
+            let id = (named && look.hash.is_none()).then(|| self.id_of(ordinal));
+            let id = id.unwrap_or_default();
+            if let Some(damage) = look.damage {
+                self.found.damaged += 1;
+                self.found.note(limits, || format!("record {id} {damage}"));
+            }
+            if look.missing {
+                self.found.memory_differences += 1;
+                self.found.note(limits, || {
+                    format!("record {id} is in memory but not stored")
+                });
+            }
+            if let Some(orphan) = look.orphan {
+                self.found.orphans += 1;
+                self.found.note(limits, || orphan);
+            }
+            if let Some(difference) = look.difference {
+                self.found.memory_differences += 1;
+                self.found.note(limits, || difference);
+            }
+        }
+    }
+
+    /// Reads and checks one record.
+    fn look(&self, ordinal: u64) -> Result<Look> {
+        let key = format::record_key(self.collection.id, ordinal);
+        match self.inner.store.look(Tree::Records, &key) {
+            Ok(Some(payload)) => self.look_at(ordinal, &payload),
+            Ok(None) => Ok(Look {
+                missing: self.in_memory(ordinal),
+                ..Look::default()
+            }),
+            Err(error) if error.kind() == Kind::StorageFault => {
+                Ok(Look::damaged("is damaged".to_owned()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn in_memory(&self, ordinal: u64) -> bool {
+        let state = self.collection.state.read();
+        state.columns.slot(ordinal).is_some()
+    }
+
+    /// Checks one record that was read: its content, its id entry, its copy in memory.
+    fn look_at(&self, ordinal: u64, payload: &[u8]) -> Result<Look> {
+        let decoded = StoredRecord::decode(payload)
+            .and_then(|stored| stored.view.metadata().map(|metadata| (stored, metadata)));
+        let (stored, metadata) = match decoded {
+            Ok(decoded) => decoded,
+            Err(error) => return Ok(Look::damaged(format!("is damaged: {}", error.message()))),
+        };
+        if RecordHash::of(stored.canonical) != stored.hash {
+            return Ok(Look::damaged(
+                "is damaged: its content does not have the stored hash".to_owned(),
+            ));
+        }
+        let id = stored.view.id;
+        let mut look = Look {
+            hash: Some(stored.hash),
+            bytes: payload.len() as u64,
+            ..Look::default()
+        };
+        let key = format::id_key(self.collection.id, id);
+        match self.inner.store.look(Tree::Ids, &key) {
+            Ok(Some(target)) if format::le_u64(&target).ok() == Some(ordinal) => {}
+            Ok(_) => {
+                look.orphan = Some(format!(
+                    "record {id:?} is an orphan: no id entry points to it"
+                ));
+            }
+            Err(error) if error.kind() == Kind::StorageFault => {
+                look.orphan = Some(format!("the id entry of record {id:?} is damaged"));
+            }
+            Err(error) => return Err(error),
+        }
+        let state = self.collection.state.read();
+        look.difference = match state.columns.slot(ordinal) {
             None => Some(format!("record {id:?} is stored but not in memory")),
             Some(slot) => {
                 let same = state.columns.vector(slot).is_some_and(|vector| {
@@ -212,79 +391,16 @@ impl Inner {
                             .zip(stored.view.embedding())
                             .all(|(memory, disk)| memory.to_bits() == disk.to_bits())
                 });
-                if !same {
-                    Some(format!(
-                        "the vector of record {id:?} in memory differs from the stored one"
-                    ))
-                } else if !state.metadata.agrees(ordinal, &metadata) {
-                    Some(format!(
-                        "the metadata of record {id:?} in memory differs from the stored one"
-                    ))
-                } else {
-                    None
-                }
+                let differing = match (same, state.metadata.agrees(ordinal, &metadata)) {
+                    (true, true) => None,
+                    (false, _) => Some("vector"),
+                    (true, false) => Some("metadata"),
+                };
+                differing.map(|what| {
+                    format!("the {what} of record {id:?} in memory differs from the stored one")
+                })
             }
         };
-        drop(state);
-        if orphan.is_some()
-            && self
-                .store
-                .get(Tree::Records, &format::record_key(collection.id, ordinal))?
-                .is_none()
-        {
-            return Ok(Checked::Gone);
-        }
-        Ok(Checked::Sound {
-            hash: stored.hash,
-            bytes: payload.len() as u64,
-            orphan,
-            differs,
-        })
-    }
-
-    fn inspect_ids(
-        &self,
-        collection: &Collection,
-        limits: InspectionLimits,
-        inspection: &mut CollectionInspection,
-    ) -> Result<()> {
-        let prefix = collection.id.as_bytes().to_vec();
-        for entry in self
-            .store
-            .scan(Tree::Ids, prefix.clone(), prefix_end(&prefix), false)
-        {
-            let (key, value) = match entry {
-                Ok(entry) => entry,
-                Err(damaged) => {
-                    let Some(key) = damaged.key else {
-                        return Err(damaged.error);
-                    };
-                    inspection.damaged += 1;
-                    let id = format::printable_id(&key);
-                    inspection.note(limits, || format!("the id entry of {id} is damaged"));
-                    continue;
-                }
-            };
-            inspection.checked_ids += 1;
-            let id = format::printable_id(&key);
-            let ordinal = format::le_u64(&value)?;
-            // A damaged record is found by the pass over the records; here only its absence counts.
-            if collection.state.read().columns.slot(ordinal).is_none() {
-                inspection.orphans += 1;
-                inspection.note(limits, || format!("id {id} points to no record"));
-            }
-        }
-        Ok(())
-    }
-
-    /// The id behind an ordinal, found through the ids; the ordinal where none points to it.
-    fn id_of(&self, collection: &Collection, ordinal: u64) -> String {
-        let prefix = collection.id.as_bytes().to_vec();
-        self.store
-            .scan(Tree::Ids, prefix.clone(), prefix_end(&prefix), false)
-            .filter_map(std::result::Result::ok)
-            .find(|(_, value)| format::le_u64(value).ok() == Some(ordinal))
-            .map(|(key, _)| format::printable_id(&key))
-            .unwrap_or_else(|| format!("at ordinal {ordinal}"))
+        Ok(look)
     }
 }

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::catalog::CatalogBatch;
 use super::collection::{Collection, CollectionInfo};
 use super::format::{self, Head, StoredRecord};
+use super::inspect::Announcement;
 use super::store::{Batch, Tree};
 use super::{Engine, Inner, Writer};
 use crate::error::Result;
@@ -255,6 +256,17 @@ impl Engine {
         collection.scan_from(&self.inner.store, from, visit)
     }
 
+    /// The ordinal of the record at `offset` in insertion order; `None` behind the last one.
+    ///
+    /// # Errors
+    /// `NotFound`; `Unavailable` for a damaged collection.
+    pub fn ordinal_at(&self, collection: Uuid, offset: usize) -> Result<Option<u64>> {
+        let collection = self.inner.live_collection(collection)?;
+        collection.check_readable()?;
+        let state = collection.state.read();
+        Ok(state.columns.ordinal_at(offset))
+    }
+
     /// Gives a staged collection up; its records are removed in the background. One that was made visible meanwhile
     /// stays.
     pub fn discard_staged(&self, staged: Uuid) {
@@ -288,10 +300,12 @@ impl Exclusive<'_> {
         let mut head = collection.info().head;
         let mut batch = Batch::default();
         let mut replaced = Vec::new();
+        let mut announcement = Announcement::to_watch_of(&collection);
         for Prepared {
             record, hash, view, ..
         } in records
         {
+            let mut before = None;
             // What is beyond the last ordinal was never there.
             if record.ordinal < head.next_ordinal
                 && let Some(payload) = collection.payload(&inner.store, record.ordinal)?
@@ -299,7 +313,9 @@ impl Exclusive<'_> {
                 let old = StoredRecord::decode(&payload)?;
                 head.subtract(&old.hash, old.canonical.len() as u64);
                 replaced.push((record.ordinal, old.view.metadata()?));
+                before = Some(old.hash);
             }
+            announcement.add(record.ordinal, before, Some(*hash));
             head.add(hash, record.canonical.len() as u64);
             head.next_ordinal = head.next_ordinal.max(record.ordinal + 1);
             let payload = format::encode_record(sequence, hash, &record.canonical);
@@ -326,7 +342,9 @@ impl Exclusive<'_> {
             batch.put_descriptor(&fixed);
             descriptor = Arc::new(fixed);
         }
+        announcement.begin();
         inner.commit_locked(&mut self.writer, batch)?;
+        announcement.done();
         let mut state = collection.state.write();
         state.descriptor = descriptor;
         if collection.in_memory {
@@ -356,6 +374,7 @@ impl Exclusive<'_> {
         let mut head = collection.info().head;
         let mut batch = Batch::default();
         let mut removed = Vec::new();
+        let mut announcement = Announcement::to_watch_of(&collection);
         for ordinal in ordinals {
             let Some(payload) = collection.payload(&inner.store, *ordinal)? else {
                 continue;
@@ -363,6 +382,7 @@ impl Exclusive<'_> {
             let old = StoredRecord::decode(&payload)?;
             head.subtract(&old.hash, old.canonical.len() as u64);
             removed.push((*ordinal, old.view.metadata()?));
+            announcement.add(*ordinal, Some(old.hash), None);
             batch.remove(Tree::Records, format::record_key(staged, *ordinal));
             // The id may have moved to a newer ordinal meanwhile.
             if collection.ordinal_of(&inner.store, old.view.id)? == Some(*ordinal) {
@@ -374,7 +394,9 @@ impl Exclusive<'_> {
         }
         head.sequence = self.writer.next();
         batch.put_head(staged, &head);
+        announcement.begin();
         inner.commit_locked(&mut self.writer, batch)?;
+        announcement.done();
         let mut state = collection.state.write();
         if collection.in_memory {
             for (ordinal, metadata) in &removed {

@@ -7,6 +7,7 @@
 
 mod batch;
 mod compaction;
+mod faults;
 mod files;
 mod open;
 mod watermark;
@@ -15,7 +16,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::ops::Deref;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -27,12 +28,11 @@ use uuid::Uuid;
 
 use super::format::{self, INLINE, SPLIT, SplitHead};
 use super::meters;
-use crate::disk;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::meters::record_since;
 
 pub(super) use batch::Batch;
-use files::{Files, contained};
+use files::Files;
 pub use open::OpenOptions;
 use watermark::Watermark;
 
@@ -129,6 +129,10 @@ pub(super) struct Store {
     synced: Condvar,
     watermark: Mutex<Watermark>,
     poison: OnceLock<String>,
+    /// Whether sled itself failed: then what it holds may be half of a batch that was refused.
+    faulted: AtomicBool,
+    /// Held while a batch is committed, until it is known whether sled failed at it.
+    committing: Mutex<()>,
     /// Held for as long as the store is open; a second process finds it taken.
     _lock: File,
 }
@@ -155,84 +159,22 @@ impl Store {
         self.guarded("size", || files.db.size_on_disk())
     }
 
-    /// Why the store takes no more writes, if so.
-    pub(super) fn poison_reason(&self) -> Option<&str> {
-        self.poison.get().map(String::as_str)
-    }
-
-    /// Stops all writes from now on; the first reason stays.
-    pub(super) fn poison(&self, reason: &str) {
-        if self.poison.set(reason.to_owned()).is_ok() {
-            tracing::error!(
-                reason,
-                "the store takes no more writes until the service is restarted"
-            );
-        }
-    }
-
-    /// # Errors
-    /// `Unavailable` when the store is poisoned.
-    pub(super) fn check_writable(&self) -> Result<()> {
-        match self.poison_reason() {
-            None => Ok(()),
-            Some(_) => Err(self.stopped()),
-        }
-    }
-
-    /// # Errors
-    /// `InsufficientStorage` when the disk has less room than is to be left: a full disk would stop the
-    /// store altogether, reads included, until it is restarted.
-    fn check_room(&self) -> Result<()> {
-        let least = self.options.min_free_bytes;
-        let available = if least == 0 {
-            u64::MAX
-        } else {
-            disk::available_bytes(self.directory())?
-        };
-        if available >= least {
-            return Ok(());
-        }
-        Err(Error::new(
-            Kind::InsufficientStorage,
-            format!(
-                "{available} bytes are free on the disk of the data directory, and storage.min_free_bytes = {least} \
-                 of them are kept free; nothing was written"
-            ),
-        )
-        .with("available_bytes", available)
-        .with("min_free_bytes", least))
-    }
-
-    /// Runs a call into sled; an error or a panic in there poisons the store.
-    fn guarded<T>(&self, what: &str, call: impl FnOnce() -> sled::Result<T>) -> Result<T> {
-        contained(call).map_err(|fault| {
-            let error = match self.poison_reason() {
-                // What fails after the first fault fails because of it.
-                Some(_) => self.stopped(),
-                None => Error::storage(format!("the data store failed at: {what}")),
-            };
-            self.poison(&format!("{what} failed: {fault}"));
-            error.because(fault)
-        })
-    }
-
-    fn stopped(&self) -> Error {
-        Error::new(
-            Kind::Unavailable,
-            format!(
-                "the store takes no more writes after a storage fault ({}); mend what caused it and restart the \
-                 service",
-                self.poison_reason().unwrap_or("unknown")
-            ),
-        )
-    }
-
     /// Reads and checks one payload.
     pub(super) fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<Value>> {
-        let files = self.files.load();
-        self.raw(&files, tree as u8, key)?
-            .map_or(Ok(None), |value| self.open_value(&files, tree, key, value))
+        self.look(tree, key)
             .inspect_err(|error| self.poison(error.message()))
+    }
+
+    /// As [`Store::get`], for who reports what is damaged: writes go on.
+    pub(super) fn look(&self, tree: Tree, key: &[u8]) -> Result<Option<Value>> {
+        let files = self.files.load();
+        let found = self
+            .raw(&files, tree as u8, key)?
+            .map_or(Ok(None), |value| self.open_value(&files, tree, key, value));
+        match found {
+            Ok(None) => self.absent(),
+            found => found,
+        }
     }
 
     fn raw(&self, files: &Files, tree: u8, key: &[u8]) -> Result<Option<IVec>> {
@@ -247,7 +189,7 @@ impl Store {
         key: &[u8],
         value: IVec,
     ) -> Result<Option<Value>> {
-        let damaged = || damaged_value(tree as u8, key);
+        let damaged = || self.damage(tree as u8, key);
         let mut value = value;
         loop {
             let head = match format::unseal(tree as u8, key, &value) {
@@ -316,6 +258,7 @@ impl Store {
         );
         let writes = batch.into_writes();
         let files = self.files.load();
+        let committing = self.committing.lock();
         let old_chunks: Vec<u32> = self.guarded("commit", || {
             use sled::Transactional as _;
             files
@@ -333,6 +276,7 @@ impl Store {
                     | sled::transaction::TransactionError::Storage(error) => error,
                 })
         })?;
+        drop(committing);
         // After the transaction: whoever takes the keys then reads what it wrote.
         if let Some(captured) = self.captured.lock().as_mut() {
             for (write, old_chunks) in writes.into_iter().zip(old_chunks) {

@@ -98,6 +98,23 @@ impl Columns {
             .collect()
     }
 
+    /// Where a page ends that begins at this ordinal and has so many slots; `None` when the last one is in it.
+    pub(super) fn page_end(&self, start: u64, slots: usize) -> Option<u64> {
+        let first = self.ordinals.partition_point(|ordinal| *ordinal < start);
+        self.ordinal(first.saturating_add(slots))
+    }
+
+    /// Ordinals of live records from `start` up to before `end`, ascending.
+    pub(super) fn live_between(&self, start: u64, end: u64) -> Vec<u64> {
+        let first = self.ordinals.partition_point(|ordinal| *ordinal < start);
+        let slots = self.ordinals.iter().zip(&self.sequences).skip(first);
+        slots
+            .take_while(|(ordinal, _)| **ordinal < end)
+            .filter(|(_, sequence)| **sequence != DEAD)
+            .map(|(ordinal, _)| *ordinal)
+            .collect()
+    }
+
     /// How many live records were written after `sequence`.
     pub(super) fn count_changed_after(&self, sequence: u64) -> usize {
         self.sequences
@@ -240,6 +257,16 @@ impl Columns {
         }
         if self.dead >= MIN_DEAD_TO_PACK && self.dead > self.live() {
             self.pack();
+        }
+    }
+
+    /// Changes a vector as nothing in this program does; for tests of what notices that.
+    pub(super) fn damage(&mut self, slot: usize) {
+        let start = self.place(slot).start;
+        if let Some(block) = self.blocks.get_mut(slot / BLOCK)
+            && let Some(component) = block.components.get_mut(start)
+        {
+            *component = f32::from_bits(component.to_bits() ^ 1);
         }
     }
 

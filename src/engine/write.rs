@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::catalog::CatalogBatch;
 use super::collection::{Collection, CollectionInfo};
 use super::format::{self, Head, StoredRecord};
+use super::inspect::Announcement;
 use super::store::{Batch, Store, Tree, prefix_end};
 use super::{Engine, Inner, Writer};
 use crate::error::{Error, Result};
@@ -156,6 +157,7 @@ impl Engine {
         let mut head = collection.info().head;
         let mut batch = Batch::default();
         let mut removed = Vec::new();
+        let mut announcement = Announcement::to_watch_of(&collection);
         let limit = request.limit.unwrap_or(usize::MAX);
         collection.visit_each(&inner.store, &candidates, |ordinal, stored| {
             if removed.len() >= limit {
@@ -168,6 +170,7 @@ impl Engine {
             }
             let old = OldVersion::of(stored)?;
             head.subtract(&old.hash, old.bytes);
+            announcement.add(ordinal, Some(old.hash), None);
             let id = stored.view.id;
             batch.remove(Tree::Records, format::record_key(collection.id, ordinal));
             batch.remove(Tree::Ids, format::id_key(collection.id, id));
@@ -186,7 +189,9 @@ impl Engine {
         let released =
             inner.release_tombstones(&collection, &mut batch, &mut head, removed.len())?;
         batch.put_head(collection.id, &head);
+        announcement.begin();
         let sequence = inner.commit_locked(&mut writer, batch)?;
+        announcement.done();
         {
             let mut state = collection.state.write();
             for (ordinal, metadata) in &removed {
@@ -327,6 +332,7 @@ impl<'a> Draft<'a> {
         };
         let mut head = info.head;
         let mut batch = Batch::default();
+        let mut announcement = Announcement::to_watch_of(self.collection);
         self.pending.retain(|pending| {
             let canonical = pending.record.canonical();
             let hash = RecordHash::of(&canonical);
@@ -346,6 +352,8 @@ impl<'a> Draft<'a> {
                 }
             }
             head.add(&hash, canonical.len() as u64);
+            let old = pending.old.as_ref().map(|old| old.hash);
+            announcement.add(pending.ordinal, old, Some(hash));
             let payload = format::encode_record(sequence, &hash, &canonical);
             batch.put(
                 Tree::Records,
@@ -366,7 +374,9 @@ impl<'a> Draft<'a> {
         if let Some(descriptor) = &descriptor {
             batch.put_descriptor(descriptor);
         }
+        announcement.begin();
         inner.commit_locked(writer, batch)?;
+        announcement.done();
         let mut state = self.collection.state.write();
         for pending in &self.pending {
             let record = &pending.record;

@@ -8,49 +8,51 @@ use super::{Report, Status};
 use crate::config::HealthConfig;
 use crate::engine::{CollectionInspection, Engine, InspectionLimits};
 use crate::error::{Kind, Result};
+use crate::progress::Progress;
 
-/// Checks these collections (all without).
+/// Checks one collection, or all.
 ///
 /// # Errors
-/// `NotFound` for a named collection that is gone, `StorageFault` when the store cannot be read at all.
+/// `NotFound` for a named collection that is gone, `Canceled`, `StorageFault` or `Unavailable` when the store
+/// cannot be read at all.
 pub fn check_collections(
     engine: &Engine,
-    ids: Option<&[Uuid]>,
+    collection: Option<Uuid>,
     config: &HealthConfig,
+    progress: &Progress,
 ) -> Result<Report> {
     let limits = InspectionLimits {
         max_findings: config.max_findings,
     };
     let mut report = Report::default();
-    let all: Vec<Uuid>;
-    let ids = match ids {
-        Some(ids) => ids,
-        None => {
-            all = engine
-                .all_collections()
-                .iter()
-                .map(|info| info.descriptor.id)
-                .collect();
-            &all
-        }
+    let collections = match collection {
+        Some(id) => vec![engine.collection(id)?],
+        None => engine.all_collections(),
     };
-    report.pass("collections:checked", ids.len(), "collections");
-    for id in ids {
-        let name = match engine.collection(*id) {
-            Ok(info) => info.descriptor.name.to_string(),
+    progress.phase(
+        "check",
+        collections.iter().map(|info| info.head.count).sum(),
+    );
+    let mut checked = 0;
+    for info in collections {
+        let id = info.descriptor.id;
+        match engine.inspect(id, limits, progress) {
+            Ok(found) => judge(&mut report, id, &info.descriptor.name.to_string(), &found),
             // Dropped since it was listed.
-            Err(error) if error.kind() == Kind::NotFound && ids.len() > 1 => continue,
+            Err(error) if error.kind() == Kind::NotFound && collection.is_none() => continue,
             Err(error) => return Err(error),
-        };
-        judge(&mut report, &name, &engine.inspect(*id, limits)?);
+        }
+        checked += 1;
     }
+    report.pass("collections:checked", checked, "collections");
     Ok(report)
 }
 
-fn judge(report: &mut Report, name: &str, found: &CollectionInspection) {
+fn judge(report: &mut Report, id: Uuid, name: &str, found: &CollectionInspection) {
     let observed = json!({
         "collection": name,
         "count": found.count,
+        "recomputed_count": found.recomputed_count,
         "checked_records": found.checked_records,
         "checked_ids": found.checked_ids,
         "checked_bytes": found.checked_bytes,
@@ -61,14 +63,15 @@ fn judge(report: &mut Report, name: &str, found: &CollectionInspection) {
         "recomputed_digest": found.recomputed_digest,
     });
     if found.is_sound() {
-        report.pass("collections:integrity", observed, "collection");
+        let (check, status) = ("collections:integrity", Status::Pass);
+        report.add_about(Some(id), check, status, observed, "collection", None);
         return;
     }
     let mut output = found.findings.clone();
-    if found.count != found.checked_records {
+    if found.count != found.recomputed_count {
         output.push(format!(
             "{} records are counted, {} are there",
-            found.count, found.checked_records
+            found.count, found.recomputed_count
         ));
     }
     if found.digest != found.recomputed_digest {
@@ -78,7 +81,8 @@ fn judge(report: &mut Report, name: &str, found: &CollectionInspection) {
         "{name}: {}; restore it from a backup",
         output.join("; ")
     ));
-    report.add(
+    report.add_about(
+        Some(id),
         "collections:integrity",
         Status::Fail,
         observed,

@@ -1,112 +1,334 @@
-//! Deep checks run one at a time each and are waited for up to a bound; past it the caller gets what was
-//! found the last time.
+//! Deep checks: a bounded number of threads that give way to requests, one run of a check at a time, its result
+//! shared by all who asked for it meanwhile and remembered.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+mod check;
+mod summary;
 
+use std::collections::{BTreeMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
+use serde_json::json;
+use tokio::sync::watch;
 
 use super::{Report, Status};
-use crate::app::App;
-use crate::error::Result;
+use crate::background;
+use crate::error::{Error, Kind, Result};
+use crate::progress::Progress;
 
-/// What deep checks found last, and which are running, by name.
-#[derive(Default)]
+pub use check::DeepCheck;
+
+/// Reports that are remembered; a check of a single collection has its own.
+const MAX_REMEMBERED: usize = 1_000;
+/// Checks that may wait for a thread.
+const MAX_WAITING: usize = 64;
+
+/// The work of a check; it counts records in the progress and asks it whether to go on.
+pub type Work = Box<dyn FnOnce(&Progress) -> Result<Report> + Send>;
+
+/// Bounds on deep checks.
+#[derive(Clone, Copy, Debug)]
+pub struct DeepLimits {
+    /// Running at the same time.
+    pub max_running: usize,
+    /// How old a result may be that is answered again; zero: none is.
+    pub max_age: Duration,
+}
+
+/// The result of a run.
+#[derive(Clone)]
+struct Finished {
+    report: Arc<Report>,
+    time: DateTime<Utc>,
+    at: Instant,
+}
+
+/// How a run ended; without a report where there was nothing to judge.
+type Outcome = std::result::Result<Finished, Arc<Error>>;
+
+/// What deep checks found last, and which are running. Cheap to clone.
+#[derive(Clone)]
 pub struct DeepChecks {
-    entries: Mutex<BTreeMap<String, Entry>>,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    limits: DeepLimits,
+    state: Mutex<State>,
+    /// How many threads run.
+    running: watch::Sender<usize>,
+}
+
+#[derive(Default)]
+struct State {
+    entries: BTreeMap<DeepCheck, Entry>,
+    waiting: VecDeque<Run>,
+    closed: bool,
 }
 
 #[derive(Default)]
 struct Entry {
-    running: bool,
-    last: Option<Report>,
+    last: Option<Finished>,
+    /// Of the run that is under way or waits.
+    current: Option<(Progress, watch::Receiver<Option<Outcome>>)>,
 }
 
-/// Reports that are remembered; a check of a single collection has its own name.
-const MAX_REMEMBERED: usize = 1_000;
+struct Run {
+    check: DeepCheck,
+    work: Work,
+    progress: Progress,
+    outcome: watch::Sender<Option<Outcome>>,
+}
+
+/// What who asks gets.
+enum Asked {
+    Known(Finished),
+    Running(Progress, watch::Receiver<Option<Outcome>>),
+}
 
 impl DeepChecks {
-    fn begin(&self, name: &str) -> bool {
-        let mut entries = self.entries.lock();
-        if entries.len() >= MAX_REMEMBERED && !entries.contains_key(name) {
-            entries.retain(|_, entry| entry.running);
+    /// Nothing known yet.
+    pub fn new(limits: DeepLimits) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                limits,
+                state: Mutex::default(),
+                running: watch::Sender::new(0),
+            }),
         }
-        let entry = entries.entry(name.to_owned()).or_default();
-        !std::mem::replace(&mut entry.running, true)
     }
 
-    fn end(&self, name: &str, report: Option<Report>) {
-        if let Some(entry) = self.entries.lock().get_mut(name) {
-            entry.running = false;
-            if report.is_some() {
-                entry.last = report;
+    /// The result of a check: one that is recent enough, else that of the run that is under way or is begun with
+    /// `work`. Past `timeout` the run goes on, and the answer is that, with the last result.
+    ///
+    /// # Errors
+    /// `NotFound` for a collection that is not there, `Overloaded` when too many checks wait, `Unavailable` when
+    /// the service stops.
+    pub async fn result(&self, check: DeepCheck, timeout: Duration, work: Work) -> Result<Report> {
+        let (progress, mut outcome) = match self.ask(check, self.inner.limits.max_age, work)? {
+            Asked::Known(finished) => return Ok(Report::clone(&finished.report)),
+            Asked::Running(progress, outcome) => (progress, outcome),
+        };
+        let ended = tokio::time::timeout(timeout, outcome.wait_for(Option::is_some)).await;
+        match ended {
+            Err(_) => Ok(self.still_running(check, &progress)),
+            Ok(outcome) => match outcome.as_deref() {
+                Ok(Some(Ok(finished))) => Ok(Report::clone(&finished.report)),
+                Ok(Some(Err(error))) => Err(error.again()),
+                Ok(None) | Err(_) => Err(stopping()),
+            },
+        }
+    }
+
+    /// Runs a check without waiting for it, unless it runs already.
+    ///
+    /// # Errors
+    /// `Overloaded`, `Unavailable`.
+    pub fn begin(&self, check: DeepCheck, work: Work) -> Result<()> {
+        self.ask(check, Duration::ZERO, work).map(|_| ())
+    }
+
+    /// Status of the last result.
+    pub fn last_status(&self, check: DeepCheck) -> Option<Status> {
+        let state = self.inner.state.lock();
+        let last = state.entries.get(&check)?.last.as_ref()?;
+        Some(last.report.status())
+    }
+
+    fn ask(&self, check: DeepCheck, max_age: Duration, work: Work) -> Result<Asked> {
+        let mut state = self.inner.state.lock();
+        if state.closed {
+            return Err(stopping());
+        }
+        if let Some(entry) = state.entries.get(&check) {
+            if let Some(last) = &entry.last
+                && !max_age.is_zero()
+                && last.at.elapsed() <= max_age
+            {
+                return Ok(Asked::Known(last.clone()));
+            }
+            if let Some((progress, outcome)) = &entry.current {
+                return Ok(Asked::Running(progress.clone(), outcome.clone()));
+            }
+        }
+        let free = *self.inner.running.borrow() < self.inner.limits.max_running;
+        if !free && state.waiting.len() >= MAX_WAITING {
+            return Err(Error::new(
+                Kind::Overloaded,
+                format!(
+                    "{MAX_WAITING} deep checks are waiting already (health.max_deep_checks run at a time)"
+                ),
+            ));
+        }
+        state.make_room();
+        let (sender, outcome) = watch::channel(None);
+        let progress = Progress::default();
+        let entry = state.entries.entry(check).or_default();
+        entry.current = Some((progress.clone(), outcome.clone()));
+        let run = Run {
+            check,
+            work,
+            progress: progress.clone(),
+            outcome: sender,
+        };
+        if free {
+            self.start(&mut state, run);
+        } else {
+            state.waiting.push_back(run);
+        }
+        Ok(Asked::Running(progress, outcome))
+    }
+
+    fn start(&self, state: &mut State, run: Run) {
+        let (checks, check) = (self.clone(), run.check);
+        self.inner.running.send_modify(|running| *running += 1);
+        let spawned = background::spawn("deep-check", move || checks.work_off(run));
+        if let Err(error) = spawned {
+            self.inner.running.send_modify(|running| *running -= 1);
+            tracing::error!(%error, "no thread for a deep check");
+            // Its sender is gone with the run: who waits for it is told.
+            state.entries.remove(&check);
+        }
+    }
+
+    /// Runs checks until none waits.
+    fn work_off(&self, first: Run) {
+        let mut next = Some(first);
+        while let Some(run) = next {
+            let Run {
+                check,
+                work,
+                progress,
+                outcome,
+            } = run;
+            let judged = judge(check, catch_unwind(AssertUnwindSafe(|| work(&progress))));
+            let mut state = self.inner.state.lock();
+            if let Some(entry) = state.entries.get_mut(&check) {
+                entry.current = None;
+                match &judged {
+                    Ok(finished) => entry.last = Some(finished.clone()),
+                    Err(error) if error.kind() == Kind::NotFound => {
+                        state.entries.remove(&check);
+                    }
+                    Err(_) => {}
+                }
+            }
+            outcome.send_replace(Some(judged));
+            next = state.waiting.pop_front();
+            if next.is_none() {
+                // Under the lock: whoever asks from now on sees a free place.
+                self.inner.running.send_modify(|running| *running -= 1);
             }
         }
     }
 
-    fn last(&self, name: &str) -> Report {
-        let entries = self.entries.lock();
-        entries
-            .get(name)
-            .and_then(|entry| entry.last.clone())
-            .unwrap_or_default()
+    /// The last result, with the word that the check runs and how far it is.
+    fn still_running(&self, check: DeepCheck, progress: &Progress) -> Report {
+        let last = {
+            let state = self.inner.state.lock();
+            let entry = state.entries.get(&check);
+            entry.and_then(|entry| entry.last.clone())
+        };
+        let mut report = last.map_or_else(Report::default, |last| Report::clone(&last.report));
+        let reading = progress.reading();
+        let so_far = json!({
+            "checked_records": reading.done,
+            "total_records": reading.total,
+            "checked_bytes": reading.bytes_done,
+        });
+        let output = Some("running".to_owned());
+        report.add(&check.to_string(), Status::Warn, so_far, "records", output);
+        report
+    }
+
+    /// No more checks: those that run end early, those that wait do not begin.
+    pub fn close(&self) {
+        let waiting = {
+            let mut state = self.inner.state.lock();
+            state.closed = true;
+            for entry in state.entries.values() {
+                if let Some((progress, _)) = &entry.current {
+                    progress.cancel();
+                }
+            }
+            std::mem::take(&mut state.waiting)
+        };
+        for run in waiting {
+            run.outcome.send_replace(Some(Err(Arc::new(stopping()))));
+        }
+    }
+
+    /// Returns when none runs any more, or the time is over.
+    pub async fn closed(&self, timeout: Duration) {
+        self.close();
+        let mut running = self.inner.running.subscribe();
+        let quiet = running.wait_for(|running| *running == 0);
+        if tokio::time::timeout(timeout, quiet).await.is_err() {
+            tracing::warn!("deep checks were still running when the grace period ended");
+        }
     }
 }
 
-/// Runs a check, or joins the answer of the one before when it is still running after `timeout`.
-///
-/// # Errors
-/// Those of the check.
-pub async fn run(
-    app: &App,
-    name: String,
-    timeout: Duration,
-    check: impl FnOnce(&App) -> Result<Report> + Send + 'static,
-) -> Result<Report> {
-    if !app.deep_checks().begin(&name) {
-        return Ok(still_running(app, &name));
+impl State {
+    /// Forgets the oldest result when as many are remembered as may be.
+    fn make_room(&mut self) {
+        if self.entries.len() < MAX_REMEMBERED {
+            return;
+        }
+        let idle = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.current.is_none());
+        let oldest = idle
+            .min_by_key(|(_, entry)| entry.last.as_ref().map(|last| last.at))
+            .map(|(check, _)| *check);
+        if let Some(oldest) = oldest {
+            self.entries.remove(&oldest);
+        }
     }
-    let running = {
-        let name = name.clone();
-        app.blocking(move |app| {
-            // Also ends when the check panics.
-            let mut guard = Ending {
-                app,
-                name: &name,
-                report: None,
-            };
-            let report = check(app)?;
-            guard.report = Some(report.clone());
-            Ok(report)
-        })
+}
+
+fn stopping() -> Error {
+    Error::new(Kind::Unavailable, "the service is stopping")
+}
+
+/// A check that could not be made has failed, unless there was nothing to check or nobody wants to know any more.
+fn judge(check: DeepCheck, ended: std::thread::Result<Result<Report>>) -> Outcome {
+    let report = match ended {
+        Ok(Ok(report)) => report,
+        Ok(Err(error)) if error.kind() == Kind::Canceled => return Err(Arc::new(stopping())),
+        Ok(Err(error)) if error.kind() == Kind::NotFound => return Err(Arc::new(error)),
+        Ok(Err(error)) => {
+            tracing::warn!(%check, ?error, "a deep check could not be made");
+            failed(check, error.message())
+        }
+        Err(_) => {
+            tracing::error!(%check, "a deep check panicked");
+            failed(check, "the check panicked; see the log")
+        }
     };
-    // Past the timeout the thread goes on, and its report is there for the next caller.
-    match tokio::time::timeout(timeout, running).await {
-        Ok(report) => report,
-        Err(_) => Ok(still_running(app, &name)),
-    }
+    Ok(Finished {
+        report: Arc::new(report),
+        time: Utc::now(),
+        at: Instant::now(),
+    })
 }
 
-struct Ending<'a> {
-    app: &'a App,
-    name: &'a str,
-    report: Option<Report>,
-}
-
-impl Drop for Ending<'_> {
-    fn drop(&mut self) {
-        self.app.deep_checks().end(self.name, self.report.take());
-    }
-}
-
-fn still_running(app: &App, name: &str) -> Report {
-    let mut report = app.deep_checks().last(name);
+fn failed(check: DeepCheck, why: &str) -> Report {
+    let mut report = Report::default();
+    let output = Some(format!("the check could not be made: {why}"));
     report.add(
-        name,
-        Status::Warn,
+        &format!("{check}:checked"),
+        Status::Fail,
         false,
         "boolean",
-        Some("running".to_owned()),
+        output,
     );
     report
 }
+
+#[cfg(test)]
+mod tests;

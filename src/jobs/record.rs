@@ -50,6 +50,14 @@ impl JobKind {
     pub fn resumes(self) -> bool {
         matches!(self, Self::Verification | Self::Prune)
     }
+
+    /// Whether its end may change what backups there are, or what is known of them.
+    pub fn touches_backups(self) -> bool {
+        matches!(
+            self,
+            Self::Backup | Self::Import | Self::Verification | Self::Prune | Self::Drill
+        )
+    }
 }
 
 impl fmt::Display for JobKind {

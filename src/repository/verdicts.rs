@@ -4,12 +4,62 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 
 use super::format::{Manifest, PackReference, Verification, VerificationLevel};
 use super::{DAMAGED, Repository, VERIFICATIONS, beside};
 use crate::error::{Error, Result};
 
+/// A backup that a verification of its records, or a drill, found sound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifiedBackup {
+    /// The backup.
+    pub id: String,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// When that was found.
+    pub verified_at: DateTime<Utc>,
+}
+
+/// What watchers want to know of all backups.
+#[derive(Clone, Debug, Default)]
+pub struct BackupsSeen {
+    /// The newest one's id.
+    pub newest: Option<String>,
+    /// The newest one that is known to be sound.
+    pub verified: Option<VerifiedBackup>,
+}
+
 impl Repository {
+    /// The newest backup, and the newest that was verified down to its records and of which nothing bad is known
+    /// since.
+    ///
+    /// # Errors
+    /// `StorageFault` or `RemoteUnavailable` when the repository cannot be asked.
+    pub fn backups_seen(&self) -> Result<BackupsSeen> {
+        let (manifests, _) = self.backups()?;
+        let damaged = self.damaged_packs()?;
+        let mut seen = BackupsSeen {
+            newest: manifests.first().map(|manifest| manifest.id.clone()),
+            verified: None,
+        };
+        for manifest in manifests {
+            let found = self.verification(&manifest.id)?;
+            let sound = found.filter(|found| found.ok && found.level >= VerificationLevel::Records);
+            if let Some(found) = sound
+                && !manifest.packs().any(|pack| damaged.contains(&pack.hash))
+            {
+                seen.verified = Some(VerifiedBackup {
+                    id: manifest.id,
+                    created_at: manifest.created_at,
+                    verified_at: found.at,
+                });
+                break;
+            }
+        }
+        Ok(seen)
+    }
+
     /// Whether the newest verification of a backup, or one of another backup that shares packs with it, found
     /// damage that is not known to be gone.
     ///

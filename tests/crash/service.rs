@@ -88,6 +88,8 @@ impl Home {
             .env("VECTORKEEP__REPOSITORY__PACK_BYTES", "65536")
             // What nothing needs goes at once: the most dangerous setting.
             .env("VECTORKEEP__REPOSITORY__GRACE_MS", "0")
+            // Every look is a new one.
+            .env("VECTORKEEP__HEALTH__DEEP_MAX_AGE_MS", "0")
             .env("VECTORKEEP__LOG__LEVEL", "warn")
             .envs(self.settings.clone())
             .stdin(Stdio::null())

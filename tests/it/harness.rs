@@ -114,6 +114,8 @@ impl Service {
         config.repository.url = home.path().join("repository").display().to_string();
         // How full the machine's disk is must not matter, but where a test makes it matter.
         (config.health.disk_fail_bytes, config.health.disk_warn_bytes) = (1, 2);
+        // What a check found a moment ago is of no use to tests.
+        config.health.deep_max_age_ms = 0;
         adjust(&mut config);
         let http = Http::new(String::new());
         let mut service = Self {

@@ -235,7 +235,11 @@ fn compare(engine: &Engine, id: Uuid, model: &Model, pick: Index) {
     assert_eq!(head.count, expected.len() as u64);
     assert_eq!(head.digest.to_string(), digest(&expected));
     let inspection = engine
-        .inspect(id, InspectionLimits { max_findings: 5 })
+        .inspect(
+            id,
+            InspectionLimits { max_findings: 5 },
+            &Progress::default(),
+        )
         .unwrap();
     assert!(inspection.is_sound(), "{inspection:?}");
     assert_eq!(inspection.checked_records, expected.len() as u64);

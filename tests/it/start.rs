@@ -42,6 +42,7 @@ fn program(line: &[String], home: &Path) -> Command {
         .current_dir(home)
         .env("VECTORKEEP__STORAGE__DATA_DIR", home.join("data"))
         .env("VECTORKEEP__REPOSITORY__URL", home.join("repository"))
+        .env("VECTORKEEP__HEALTH__DEEP_MAX_AGE_MS", "0")
         .stdin(Stdio::null())
         .stdout(file("stdout"))
         .stderr(file("stderr"));

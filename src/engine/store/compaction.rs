@@ -359,7 +359,7 @@ impl Compaction<'_> {
 
 /// Runs a call into the copy. It is not the store: what fails there harms nothing.
 fn writing<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T> {
-    contained(call).map_err(|fault| failed(&fault))
+    contained(call).map_err(|fault| failed(&fault.text))
 }
 
 fn failed(fault: &str) -> Error {

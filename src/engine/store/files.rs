@@ -73,14 +73,28 @@ impl Files {
     }
 }
 
+/// How a call into sled ended that did not end well.
+pub(super) struct Fault {
+    /// What it said.
+    pub(super) text: String,
+    /// Whether the machine refused; if not, the files or sled itself are at fault.
+    pub(super) io: bool,
+}
+
 /// Runs a call into sled; an error or a panic in there comes back as text.
 pub(super) fn contained<T>(
     call: impl FnOnce() -> sled::Result<T>,
-) -> std::result::Result<T, String> {
+) -> std::result::Result<T, Fault> {
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(panic) => Err(panic_text(panic.as_ref())),
+        Ok(Err(error)) => Err(Fault {
+            text: error.to_string(),
+            io: matches!(error, sled::Error::Io(_)),
+        }),
+        Err(panic) => Err(Fault {
+            text: panic_text(panic.as_ref()),
+            io: false,
+        }),
     }
 }
 

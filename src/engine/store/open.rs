@@ -3,7 +3,7 @@
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use arc_swap::ArcSwap;
 use parking_lot::{Condvar, Mutex};
@@ -72,6 +72,8 @@ impl Store {
                 synced_sequence: 0,
             }),
             poison: OnceLock::new(),
+            faulted: AtomicBool::new(false),
+            committing: Mutex::new(()),
             _lock: lock,
         };
         let lost = store.identify(watermark, options.accept_data_loss)?;

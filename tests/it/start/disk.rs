@@ -10,7 +10,7 @@ use serde_json::json;
 use vectorkeep::model::record::Record;
 
 use super::{BINARY, Process};
-use crate::harness::{Answer, Collection, columns, numbered};
+use crate::harness::{Answer, Collection, columns, eventually, numbered};
 
 const FULL_AT_MIB: u64 = 32;
 const ENOUGH_MIB: u64 = 512;
@@ -261,5 +261,67 @@ async fn with_room_kept_free_reads_go_on_and_writes_come_back_without_a_restart(
     disk.enlarge(&data);
     words.add(&batch(10_000)).await;
     assert_eq!(words.count().await, (acknowledged.len() + BATCH) as u64);
+    process.stop().await;
+}
+
+/// At the floor: storage fails, nothing asks for a restart, reads go on; with room again all is well by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_at_its_floor_is_reported_and_its_recovery_too() {
+    const FLOOR: u64 = 8 << 20;
+    let home = tempfile::tempdir().unwrap();
+    let data = home.path().join("data");
+    let mut disk = SmallDisk::new(&data);
+    if !matches!(disk, SmallDisk::Tmpfs { .. }) {
+        eprintln!("no tmpfs allowed here: how much room is left cannot be set");
+        return;
+    }
+    let settings = [
+        ("STORAGE__MIN_FREE_BYTES", FLOOR),
+        ("HEALTH__DISK_FAIL_BYTES", FLOOR),
+        ("HEALTH__DISK_WARN_BYTES", FLOOR),
+        ("HEALTH__MONITOR_INTERVAL_MS", 50),
+    ];
+    let line = disk.command();
+    let started = Process::launch(home.path(), &line, |command| {
+        for (name, value) in settings {
+            command.env(format!("VECTORKEEP__{name}"), value.to_string());
+        }
+    });
+    let process = started
+        .await
+        .unwrap_or_else(|(_, message)| panic!("{message}"));
+    let http = &process.http;
+    assert_eq!(http.get("/health").await.ok(200)["status"], "pass");
+    let words = http.create("words").await;
+    let (acknowledged, answer, _) = fill(&words).await;
+    answer.expect(507);
+
+    let storage = http.get("/health/storage").await.ok(503);
+    assert_eq!(storage["status"], "fail", "{storage}");
+    let free = &storage["checks"]["storage:disk_free"][0];
+    assert_eq!(free["status"], "fail", "{free}");
+    assert!(free["observed_value"].as_u64().unwrap() < FLOOR, "{free}");
+    eventually("the overview fails as well", async || {
+        let overview = http.get("/health").await.ok(200);
+        let free = &overview["checks"]["storage:disk_free"][0];
+        (overview["status"] == "fail" && free["status"] == "fail").then_some(())
+    })
+    .await;
+    http.get("/health/live").await.expect(200);
+    http.get("/health/ready").await.expect(200);
+    assert_eq!(words.records().await, acknowledged);
+    assert_eq!(
+        http.get("/health/collections").await.ok(200)["status"],
+        "pass"
+    );
+
+    disk.enlarge(&data);
+    eventually("all is well by itself", async || {
+        let overview = http.get("/health").await.ok(200);
+        (overview["status"] == "pass").then_some(())
+    })
+    .await;
+    http.get("/health/storage").await.expect(200);
+    words.add(&batch(10_000)).await;
     process.stop().await;
 }
