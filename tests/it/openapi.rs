@@ -7,6 +7,9 @@ use vectorkeep::api::spec_json;
 
 use crate::harness::{Service, numbered};
 
+/// Answered to everybody, whatever else happens.
+const PROBES: [&str; 3] = ["/health", "/health/live", "/health/ready"];
+
 const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
 
 /// Verbs that operation ids may begin with.
@@ -173,7 +176,7 @@ fn every_error_is_described_with_its_familys_body_and_headers() {
             let is_error = status.starts_with(['4', '5']);
             assert_eq!(header("chroma-trace-id"), is_error, "{context}");
             // Probes say how it is, and nothing else; Chroma's healthcheck may be refused as well, in the same media type.
-            let is_own = ["/health/live", "/health/ready"].contains(&path.as_str())
+            let is_own = PROBES.contains(&path.as_str())
                 || (path == "/api/v2/healthcheck" && status == "503");
             if is_error && !is_own {
                 let content = &response["content"][media_type];
@@ -194,16 +197,19 @@ fn every_operation_describes_what_it_can_be_refused_with() {
     let spec = spec();
     let mut wrong = Vec::new();
     for (method, path, operation) in operations(&spec) {
-        let is_probe = ["/health/live", "/health/ready"].contains(&path.as_str());
+        let is_probe = PROBES.contains(&path.as_str());
         let has_body = operation["requestBody"].is_object();
         let has_query = has_parameter(&operation, "query");
         let expected = [
             ("400", has_body || has_parameter(&operation, "path")),
+            ("401", !is_probe),
+            ("403", !is_probe),
+            ("408", has_body),
             ("413", has_body),
             ("415", has_body),
             ("422", has_body || has_query),
             ("500", !is_probe),
-            ("503", !is_probe || path == "/health/ready"),
+            ("503", path != "/health/live"),
             ("504", !is_probe),
         ];
         for (status, wanted) in expected {

@@ -101,6 +101,8 @@ struct Facts {
     waits: bool,
     /// It asks the repository, which may be on another machine.
     asks_repository: bool,
+    /// It waits for its turn among the deep checks.
+    is_deep_check: bool,
     /// It stores something, if only a job.
     writes: bool,
 }
@@ -127,6 +129,7 @@ impl Facts {
             has_body: operation.request_body.is_some(),
             waits: parameters.iter().any(|p| p.name == "wait"),
             asks_repository: tags.iter().any(|tag| tag == BACKUPS || tag == RESTORE),
+            is_deep_check: path.starts_with("/health/") && !access::is_open(path),
             writes: method != "get" && !["get_records", "query_records"].contains(&id),
         }
     }
@@ -186,8 +189,8 @@ const COMMON: [Common; 15] = [
     },
     Common {
         status: "429",
-        description: "Too many requests ask the repository, or too many jobs wait",
-        applies: |facts| facts.asks_repository,
+        description: "Too many requests ask the repository, or too many jobs or checks wait",
+        applies: |facts| facts.asks_repository || facts.is_deep_check,
     },
     Common {
         status: "500",
