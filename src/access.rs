@@ -15,6 +15,7 @@ use figment::providers::{Format as _, Toml};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use crate::config::one_line;
 use crate::error::{Error, Result};
 
 /// What a key allows; each role includes those before it.
@@ -276,14 +277,10 @@ fn read_file(file: &Path) -> Result<Vec<KeyConfig>> {
         Error::invalid(format!("access.keys_file {file}: {what}"))
     };
     let text = std::fs::read_to_string(file).map_err(|error| bad(error.to_string()))?;
-    // The error of the parser shows the line, which holds a hash; its path is enough.
     let parsed: Result<KeysFile, _> = Figment::from(Toml::string(&text)).extract();
-    let parsed = parsed.map_err(|error| {
-        let kind = error.kind.to_string();
-        let kind = kind.lines().next().unwrap_or_default();
-        bad(format!("{} {kind}", error.path.join(".")))
-    })?;
-    Ok(parsed.keys)
+    parsed
+        .map(|parsed| parsed.keys)
+        .map_err(|error| bad(one_line(&error)))
 }
 
 fn parse_hash(text: &str) -> Option<blake3::Hash> {

@@ -21,6 +21,7 @@ mod measure;
 mod metrics;
 mod migrations;
 mod openapi;
+mod paced;
 mod prunings;
 mod restores;
 mod routes;

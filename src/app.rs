@@ -370,7 +370,10 @@ impl App {
         &self,
         call: impl FnOnce(&Self) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let threads = Arc::clone(&self.inner.threads).acquire_owned().await;
+        let threads = Arc::clone(&self.inner.threads)
+            .acquire_owned()
+            .await
+            .map_err(|_| Error::new(Kind::Unavailable, "the service is stopping"))?;
         // Held by the thread: a caller that goes away does not free it.
         self.on_thread(move |app| {
             let _thread = threads;
@@ -446,7 +449,9 @@ impl App {
             self.inner.jobs.drain(grace),
             self.inner.deep_checks.closed(grace)
         );
-        self.blocking(|app| app.engine().close()).await
+        // What still waits for a thread is not begun any more.
+        self.inner.threads.close();
+        self.on_thread(|app| app.engine().close()).await
     }
 }
 

@@ -60,6 +60,7 @@ pub struct ServerConfig {
     pub max_body_bytes: usize,
     pub max_receiving_bytes: usize,
     pub body_timeout_ms: u64,
+    pub write_timeout_ms: u64,
     pub min_body_bytes_per_second: u64,
     pub max_concurrent_requests: usize,
     pub max_threads: usize,
@@ -470,6 +471,7 @@ impl Config {
         let times = [
             ("server.header_timeout_ms", self.server.header_timeout_ms),
             ("server.body_timeout_ms", self.server.body_timeout_ms),
+            ("server.write_timeout_ms", self.server.write_timeout_ms),
             (
                 "server.min_body_bytes_per_second",
                 self.server.min_body_bytes_per_second,
@@ -525,10 +527,26 @@ impl Config {
     }
 }
 
-/// figment's error in one line that begins with the key.
-fn one_line(error: &figment::Error) -> String {
+/// figment's error in one line that begins with the key. What was found there is not shown: it may be a secret, or
+/// stand beside one.
+pub(crate) fn one_line(error: &figment::Error) -> String {
+    use figment::error::Kind;
     let key = error.path.join(".");
-    let text = error.kind.to_string().replace('\n', " ");
+    let secret = key == "access" || key.starts_with("access.") || key.starts_with("keys");
+    let text = match &error.kind {
+        Kind::InvalidType(_, expected) if secret => format!("it must be {expected}"),
+        Kind::InvalidValue(_, expected) if secret => format!("it must be {expected}"),
+        // A parser shows the line; its first and last words say where and what.
+        Kind::Message(text) => {
+            let mut lines = text.lines().filter(|line| !line.contains('|'));
+            let first = lines.next().unwrap_or_default();
+            match lines.next_back() {
+                Some(last) => format!("{first}: {last}"),
+                None => first.to_owned(),
+            }
+        }
+        other => other.to_string().replace('\n', " "),
+    };
     if key.is_empty() {
         format!("configuration: {text}")
     } else {

@@ -84,19 +84,44 @@ pub(super) fn describe(method: &str, route: &str) -> Option<String> {
 /// Lets through who may, and says why not to the others. Changes by operators and admins are logged.
 pub(super) async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
+    if let Err(error) = check_site(&app, &parts) {
+        return refusal(parts.uri.path(), error);
+    }
     let admitted = match admit(&app, &mut parts).await {
         Ok(admitted) => admitted,
         Err(error) => return challenge(&parts, refusal(parts.uri.path(), error)),
     };
-    let audit = admitted.as_ref().and_then(|caller| audit(&parts, caller));
+    let has_keys = app.access().is_required();
+    let audit = admitted
+        .as_ref()
+        .and_then(|caller| audit(&parts, caller, has_keys));
     if let Some(caller) = admitted {
         parts.extensions.insert(caller);
     }
     let response = next.run(Request::from_parts(parts, body)).await;
-    if let Some(audit) = audit {
-        audit.log(&response);
+    if let Some(mut audit) = audit {
+        audit.answered(&response);
     }
     response
+}
+
+/// Another site's page may not change anything with what a browser remembers, or from within a network that it
+/// reaches; a browser says where a request comes from (Fetch Metadata), other clients say nothing.
+fn check_site(app: &App, parts: &Parts) -> Result<()> {
+    let text = |name: &str| parts.headers.get(name)?.to_str().ok();
+    let foreign = matches!(text("sec-fetch-site"), Some("cross-site" | "same-site"));
+    if !foreign || parts.method.is_safe() {
+        return Ok(());
+    }
+    let origin = text("origin").unwrap_or_default();
+    let allowed = &app.config().server.cors_allow_origins;
+    if allowed.iter().any(|known| known == "*" || known == origin) {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Forbidden,
+        format!("a page of {origin:?} may change nothing here (server.cors_allow_origins)"),
+    ))
 }
 
 /// The caller, where one is known.
@@ -272,17 +297,20 @@ fn challenge(parts: &Parts, mut response: Response) -> Response {
     response
 }
 
-/// A change that is logged with who made it.
+/// A change that is logged with who made it, also where nobody waits for the answer any more.
 struct Audit {
     key: Arc<str>,
     role: Role,
     action: String,
     target: String,
+    /// The answer's status and the job that it names.
+    outcome: Option<(u16, String)>,
+    request_id: String,
 }
 
 /// Changes to the store as a whole are always logged, changes to data when an operator's or admin's key makes
 /// them.
-fn audit(parts: &Parts, caller: &Caller) -> Option<Audit> {
+fn audit(parts: &Parts, caller: &Caller, has_keys: bool) -> Option<Audit> {
     let route = parts.extensions.get::<MatchedPath>()?.as_str();
     let needed = match requirement(&parts.method, route) {
         Requirement::Nothing => return None,
@@ -290,29 +318,41 @@ fn audit(parts: &Parts, caller: &Caller) -> Option<Audit> {
     };
     let changes =
         parts.method != Method::GET && parts.method != Method::HEAD && needed >= Role::Writer;
-    let of_a_key = *caller != Caller::anonymous();
-    let by_operator = needed >= Role::Operator || (of_a_key && caller.role >= Role::Operator);
+    let by_operator = needed >= Role::Operator || (has_keys && caller.role >= Role::Operator);
     (changes && by_operator).then(|| Audit {
         key: Arc::clone(&caller.name),
         role: caller.role,
         action: format!("{} {route}", parts.method),
         target: parts.uri.path().to_owned(),
+        outcome: None,
+        request_id: current_request_id(),
     })
 }
 
 impl Audit {
-    fn log(self, response: &Response) {
+    fn answered(&mut self, response: &Response) {
         let job = response.headers().get(header::LOCATION);
         let job = job.and_then(|job| job.to_str().ok()).unwrap_or_default();
+        self.outcome = Some((response.status().as_u16(), job.to_owned()));
+    }
+}
+
+impl Drop for Audit {
+    fn drop(&mut self) {
+        let (outcome, job) = match &self.outcome {
+            Some((status, job)) => (status.to_string(), job.as_str()),
+            // Its client went away, or it panicked: what was begun goes on.
+            None => ("abandoned".to_owned(), ""),
+        };
         tracing::info!(
             target: crate::telemetry::AUDIT,
             key = %self.key,
             role = self.role.as_str(),
             action = self.action,
             target = self.target,
-            outcome = response.status().as_u16(),
+            outcome,
             job,
-            request_id = current_request_id(),
+            request_id = self.request_id,
             "audit"
         );
     }

@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use tracing::Instrument as _;
 use uuid::Uuid;
 
+use super::access;
 use super::bodies::Bodies;
 use super::error::{Problem, refusal};
 use super::measure;
@@ -153,10 +154,11 @@ pub(super) async fn bound(State(bounds): State<Bounds>, request: Request, next: 
             ),
         );
     }
-    let waits = request
-        .uri()
-        .query()
-        .is_some_and(|query| query.contains("wait=true"));
+    let waits = !path.starts_with("/api/")
+        && request
+            .uri()
+            .query()
+            .is_some_and(|query| query.split('&').any(|pair| pair == "wait=true"));
     let mut timeout = bounds.timeout;
     // A dry run may have to read all that the job would.
     if waits || PLANNED_PATHS.contains(&path.as_str()) {
@@ -187,7 +189,11 @@ fn takes_body(request: &Request) -> bool {
     reads
         && !request.body().is_end_stream()
         && request.uri().path() != IMPORT_PATH
-        && request.extensions().get::<MatchedPath>().is_some()
+        // Nobody's body is read without a key.
+        && request
+            .extensions()
+            .get::<MatchedPath>()
+            .is_some_and(|route| !access::is_open(route.as_str()))
 }
 
 /// Stands on the answer in place of a panic, until [`identify`] gives it its family's body.

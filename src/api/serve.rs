@@ -6,7 +6,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use tower::ServiceExt as _;
 
 use super::connections::{Busy, Connection, Connections};
+use super::paced::{Paced, Patience};
 use super::routes::router;
 use super::tls::Certificates;
 use crate::app::App;
@@ -31,6 +32,10 @@ use crate::error::Result;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// For what is left of an answer on a connection that is to be closed.
 const CLOSING_PAUSE: Duration = Duration::from_secs(1);
+/// Longest head of a request.
+const MAX_HEAD_BYTES: usize = 64 * 1024;
+/// An answer is handed on in pieces of at most this.
+const PIECE_BYTES: usize = 64 * 1024;
 /// What a connection is told for which there is no place.
 const NO_PLACE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
@@ -55,8 +60,13 @@ pub async fn serve(
         let interval = Duration::from_millis(app.config().tls.reload_interval_ms);
         tokio::spawn(watch_files(certificates, interval))
     });
+    let settings = &app.config().server;
     let server = Server {
         router: router(&app),
+        patience: Patience {
+            grace: Duration::from_millis(settings.write_timeout_ms),
+            bytes_per_second: settings.min_body_bytes_per_second,
+        },
         certificates,
         connections: Connections::new(app.config().server.max_connections),
         header_timeout: Duration::from_millis(app.config().server.header_timeout_ms),
@@ -121,6 +131,7 @@ struct Server {
     certificates: Option<Arc<Certificates>>,
     connections: Arc<Connections>,
     header_timeout: Duration,
+    patience: Patience,
 }
 
 impl Server {
@@ -160,6 +171,8 @@ impl Server {
         let connection = Arc::new(connection);
         let router = self.router.clone();
         let timeout = self.header_timeout;
+        // TLS sends of its own as well: the bound is below it.
+        let stream = Paced::new(stream, self.patience);
         let acceptor = self.certificates.as_ref().map(|found| found.acceptor());
         tokio::spawn(async move {
             let Some(acceptor) = acceptor else {
@@ -204,18 +217,28 @@ async fn answer<S>(
         async move {
             let answer: std::result::Result<Response, Infallible> =
                 router.oneshot(request.map(Body::new)).await;
-            answer.map(|response| response.map(|body| Answered { body, _busy: busy }))
+            answer.map(|response| {
+                response.map(|body| Answered {
+                    body,
+                    rest: Bytes::new(),
+                    _busy: busy,
+                })
+            })
         }
     });
     let mut served = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(header_timeout)
+            .max_buf_size(MAX_HEAD_BYTES)
             .serve_connection(TokioIo::new(stream), service)
     );
     tokio::select! {
         ended = served.as_mut() => return log(ended),
-        () = connection.evicted() => {}
+        // Between the choice and now a request may have come: it is answered first.
+        () = connection.evicted() => if !connection.is_busy() {
+            return;
+        },
         _ = stopped.wait_for(|stopped| *stopped) => {}
     }
     served.as_mut().graceful_shutdown();
@@ -235,9 +258,12 @@ fn log(ended: hyper::Result<()>) {
     }
 }
 
-/// The body of an answer: the connection is busy until it is handed on.
+/// The body of an answer: the connection is busy until it is handed on, which goes in pieces, as fast as the
+/// client takes them.
 struct Answered {
     body: Body,
+    /// What is left of the part that is being handed on.
+    rest: Bytes,
     _busy: Busy,
 }
 
@@ -249,14 +275,31 @@ impl HttpBody for Answered {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<std::result::Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        if self.rest.is_empty() {
+            match ready!(Pin::new(&mut self.body).poll_frame(context)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => self.rest = data,
+                    Err(other) => return Poll::Ready(Some(Ok(other))),
+                },
+                ended => return Poll::Ready(ended),
+            }
+        }
+        let length = self.rest.len().min(PIECE_BYTES);
+        let piece = self.rest.split_to(length);
+        Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let (left, body) = (self.rest.len() as u64, self.body.size_hint());
+        let mut hint = SizeHint::new();
+        hint.set_lower(body.lower() + left);
+        if let Some(upper) = body.upper() {
+            hint.set_upper(upper + left);
+        }
+        hint
     }
 }

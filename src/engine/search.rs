@@ -18,7 +18,7 @@ use super::metadata::Selection;
 use super::threads::in_shares;
 use super::vectors::Columns;
 use super::{Engine, Inner, meters};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::meters::record_since;
 use crate::model::configuration::Space;
 use crate::model::filter::Filter;
@@ -50,6 +50,8 @@ pub struct QueryRequest {
     pub filter: Option<Filter>,
     /// The parts to return.
     pub projection: Projection,
+    /// Bytes of records that the answer may have; without, any number.
+    pub max_bytes: Option<u64>,
 }
 
 /// One record of an answer.
@@ -176,6 +178,7 @@ impl Engine {
         };
         let space = descriptor.definition.configuration.space();
         let (_searching, threads) = inner.begin_search();
+        let mut bytes = 0;
         let found = request
             .embeddings
             .iter()
@@ -195,13 +198,15 @@ impl Engine {
                             threads,
                         )
                     };
-                    let mut found = inner.fetch(collection, &ranked, request.projection)?;
+                    let before = bytes;
+                    let mut found = inner.fetch(collection, &ranked, request, &mut bytes)?;
                     let missing = request.n_results.saturating_sub(found.len());
-                    // Deleted between ranking and reading: others take their places, if there are any.
-                    if missing == 0 || found.len() == ranked.len() {
+                    // Deleted between ranking and reading: others take their places, where not all were ranked.
+                    if missing == 0 || ranked.len() < wanted {
                         found.truncate(request.n_results);
                         return Ok(found);
                     }
+                    bytes = before;
                     wanted = wanted.saturating_add(missing.saturating_mul(SPARE));
                 }
             })
@@ -302,14 +307,25 @@ impl Inner {
         &self,
         collection: &Collection,
         found: &[Ranked],
-        projection: Projection,
+        request: &QueryRequest,
+        bytes: &mut u64,
     ) -> Result<Vec<Neighbour>> {
         let mut neighbours = Vec::with_capacity(found.len());
         for Ranked { distance, place } in found {
             if let Some(payload) = collection.payload(&self.store, *place)? {
                 let stored = StoredRecord::decode(&payload)?;
+                *bytes += payload.len() as u64;
+                if let Some(most) = request.max_bytes.filter(|most| *bytes > *most) {
+                    return Err(Error::new(
+                        Kind::TooLarge,
+                        format!(
+                            "the answer would have more than {most} bytes of records (query.max_answer_bytes): ask \
+                             for fewer vectors or neighbours at a time"
+                        ),
+                    ));
+                }
                 neighbours.push(Neighbour {
-                    record: projection.apply(&stored.view)?,
+                    record: request.projection.apply(&stored.view)?,
                     distance: *distance as f32,
                 });
             }

@@ -25,6 +25,8 @@ pub use check::DeepCheck;
 const MAX_REMEMBERED: usize = 1_000;
 /// Checks that may wait for a thread.
 const MAX_WAITING: usize = 64;
+/// Beyond them, the service's own.
+const OWN_WAITING: usize = 4;
 
 /// The work of a check; it counts records in the progress and asks it whether to go on.
 pub type Work = Box<dyn FnOnce(&Progress) -> Result<Report> + Send>;
@@ -108,10 +110,11 @@ impl DeepChecks {
     /// `NotFound` for a collection that is not there, `Overloaded` when too many checks wait, `Unavailable` when
     /// the service stops.
     pub async fn result(&self, check: DeepCheck, timeout: Duration, work: Work) -> Result<Report> {
-        let (progress, mut outcome) = match self.ask(check, self.inner.limits.max_age, work)? {
-            Asked::Known(finished) => return Ok(Report::clone(&finished.report)),
-            Asked::Running(progress, outcome) => (progress, outcome),
-        };
+        let (progress, mut outcome) =
+            match self.ask(check, self.inner.limits.max_age, MAX_WAITING, work)? {
+                Asked::Known(finished) => return Ok(Report::clone(&finished.report)),
+                Asked::Running(progress, outcome) => (progress, outcome),
+            };
         let ended = tokio::time::timeout(timeout, outcome.wait_for(Option::is_some)).await;
         match ended {
             Err(_) => Ok(self.still_running(check, &progress)),
@@ -128,7 +131,9 @@ impl DeepChecks {
     /// # Errors
     /// `Overloaded`, `Unavailable`.
     pub fn begin(&self, check: DeepCheck, work: Work) -> Result<()> {
-        self.ask(check, Duration::ZERO, work).map(|_| ())
+        // Callers cannot take all the places.
+        self.ask(check, Duration::ZERO, MAX_WAITING + OWN_WAITING, work)
+            .map(|_| ())
     }
 
     /// Status of the last result.
@@ -138,7 +143,13 @@ impl DeepChecks {
         Some(last.report.status())
     }
 
-    fn ask(&self, check: DeepCheck, max_age: Duration, work: Work) -> Result<Asked> {
+    fn ask(
+        &self,
+        check: DeepCheck,
+        max_age: Duration,
+        max_waiting: usize,
+        work: Work,
+    ) -> Result<Asked> {
         let mut state = self.inner.state.lock();
         if state.closed {
             return Err(stopping());
@@ -155,11 +166,11 @@ impl DeepChecks {
             }
         }
         let free = *self.inner.running.borrow() < self.inner.limits.max_running;
-        if !free && state.waiting.len() >= MAX_WAITING {
+        if !free && state.waiting.len() >= max_waiting {
             return Err(Error::new(
                 Kind::Overloaded,
                 format!(
-                    "{MAX_WAITING} deep checks are waiting already (health.max_deep_checks run at a time)"
+                    "{max_waiting} deep checks are waiting already (health.max_deep_checks run at a time)"
                 ),
             ));
         }

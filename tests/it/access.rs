@@ -436,12 +436,60 @@ async fn without_keys_everything_is_open_and_cors_is_off_unless_configured() {
         answer.header("access-control-allow-origin"),
         Some("https://ours.example")
     );
+    let allowed = answer.header("access-control-allow-headers");
+    assert_eq!(allowed, Some("authorization"));
     service.get("/api/v2/heartbeat").await.expect(401);
     let request = service
         .request("GET", "/api/v2/heartbeat")
         .bearer_auth(&key.secret);
     Http::try_send(request).await.unwrap().expect(200);
     drop(guarded);
+}
+
+/// A page of another site may change nothing, whatever the browser sends along; one that is allowed may.
+#[tokio::test(flavor = "multi_thread")]
+async fn other_sites_change_nothing() {
+    let service = Service::with(|config| {
+        config.server.cors_allow_origins = vec!["https://ours.example".to_owned()];
+    })
+    .await;
+    for (method, path, site, origin, status) in [
+        (
+            "POST",
+            "/backups",
+            "cross-site",
+            "https://evil.example",
+            403,
+        ),
+        (
+            "POST",
+            "/api/v2/reset",
+            "same-site",
+            "https://evil.example",
+            403,
+        ),
+        (
+            "POST",
+            "/backups",
+            "cross-site",
+            "https://ours.example",
+            202,
+        ),
+        ("POST", "/backups", "same-origin", "http://127.0.0.1", 202),
+        ("GET", "/backups", "cross-site", "https://evil.example", 200),
+    ] {
+        let request = service
+            .request(method, path)
+            .header("sec-fetch-site", site)
+            .header("origin", origin);
+        let answer = Http::try_send(request).await.unwrap();
+        assert_eq!(
+            answer.status,
+            status,
+            "{method} {path} {site} {origin}: {}",
+            answer.text()
+        );
+    }
 }
 
 /// A printed table of a key, as the configuration has it.

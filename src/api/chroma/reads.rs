@@ -320,6 +320,7 @@ pub(in crate::api) async fn query_records(
                     ids: request.ids,
                     filter,
                     projection: projection(&include),
+                    max_bytes: Some(app.config().query.max_answer_bytes as u64),
                 },
             )?;
             encode(&QueryRecordsResponse::new(found, include))

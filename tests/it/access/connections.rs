@@ -208,3 +208,59 @@ async fn a_silent_connection_does_not_delay_the_stop() {
     assert_eq!(rest(&mut silent).await, "");
     assert_eq!(rest(&mut half).await, "");
 }
+
+/// What is open to everybody reads nobody's body.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probe_with_a_body_is_answered_without_it() {
+    let service = Service::start().await;
+    for path in ["/health", "/health/live", "/health/ready"] {
+        let mut stream = connect(&service).await;
+        let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let answer = tokio::time::timeout(BOUND, self::head(&mut stream))
+            .await
+            .unwrap();
+        assert!(answer.starts_with("HTTP/1.1 405"), "{answer}");
+    }
+}
+
+/// An answer that nobody takes is given up; one that is taken slowly arrives whole.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_not_taken_is_given_up() {
+    let service = Service::with(|config| config.server.write_timeout_ms = 500).await;
+    let words = service.create("words").await;
+    let document = "x".repeat(1_000_000);
+    for number in 0..40 {
+        let body =
+            json!({"ids": [format!("r{number}")], "embeddings": [[1]], "documents": [document]});
+        words.post("add", body).await.expect(201);
+    }
+    let request = format!(
+        "POST {} HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{{}}",
+        words.path("get")
+    );
+    let mut unread = connect(&service).await;
+    unread.write_all(request.as_bytes()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let taken = rest(&mut unread).await;
+    assert!(
+        taken.len() < 40_000_000,
+        "all of it waited for its client: {}",
+        taken.len()
+    );
+
+    let mut slow = connect(&service).await;
+    slow.write_all(request.as_bytes()).await.unwrap();
+    let head = head(&mut slow).await;
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: "));
+    let length: usize = length.unwrap().trim().parse().unwrap();
+    let (mut taken, mut part) = (0, vec![0; 2_000_000]);
+    while taken < length {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let count = slow.read(&mut part).await.unwrap();
+        assert!(count > 0, "{taken} of {length}");
+        taken += count;
+    }
+}

@@ -142,6 +142,11 @@ async fn a_long_answer_is_refused_and_comes_in_parts() {
     let include = json!(["embeddings", "documents", "metadatas"]);
     let refused = words.post("get", json!({"include": include})).await.ok(413);
     assert!(text(&refused["message"]).contains("query.max_answer_bytes"));
+    let query = json!({"query_embeddings": [vec![1.0; 8]], "n_results": 30});
+    let refused = words.post("query", query).await.ok(413);
+    assert!(text(&refused["message"]).contains("query.max_answer_bytes"));
+    let query = json!({"query_embeddings": [vec![1.0; 8]], "n_results": 1});
+    words.post("query", query).await.expect(200);
     let mut ids = Vec::new();
     for offset in 0..30 {
         let part = json!({"include": include, "limit": 1, "offset": offset});

@@ -119,6 +119,35 @@ async fn keys_that_cannot_be_stop_the_start_and_stay_secret() {
             "{message}"
         );
     }
+    let hash = hash.trim_matches('"');
+    let file = home.path().join("keys.toml");
+    for (name, content) in [
+        (
+            "VECTORKEEP__ACCESS__KEYS",
+            format!("[{{name=\"a\", hash=\"{hash}\""),
+        ),
+        ("VECTORKEEP__ACCESS__KEYS", format!("[\"{hash}\"]")),
+        (
+            "VECTORKEEP__ACCESS__KEYS_FILE",
+            format!("keys = \"{hash}\""),
+        ),
+        (
+            "VECTORKEEP__ACCESS__KEYS_FILE",
+            format!("[[keys]]\nhash = \"{hash}\" x"),
+        ),
+    ] {
+        let mut command = program(&the_binary(), home.path());
+        if name.ends_with("FILE") {
+            fs::write(&file, &content).unwrap();
+            command.env(name, &file);
+        } else {
+            command.env(name, &content);
+        }
+        let (code, message) = refusal(command, home.path()).await;
+        assert_eq!(code, Some(1), "{content}: {message}");
+        assert_one_line(&message, "");
+        assert!(!message.contains(hash), "{message}");
+    }
     let mut command = program(&the_binary(), home.path());
     command.args(["key", "boss", "--role", "king"]);
     let (code, message) = refusal(command, home.path()).await;
