@@ -112,7 +112,13 @@ async fn what_waits_and_what_is_remembered_is_bounded() {
     for number in 2..2 + MAX_WAITING as u128 {
         checks.begin(of(number), passing()).unwrap();
     }
-    let refused = checks.begin(of(1_000_000), passing()).unwrap_err();
+    let asked = checks.result(of(1_000_000), LONG, passing()).await;
+    assert_eq!(asked.unwrap_err().kind(), Kind::Overloaded);
+    // The service's own checks have places beyond.
+    for number in 0..OWN_WAITING as u128 {
+        checks.begin(of(2_000_000 + number), passing()).unwrap();
+    }
+    let refused = checks.begin(of(3_000_000), passing()).unwrap_err();
     assert_eq!(refused.kind(), Kind::Overloaded);
     drop(go);
     for number in 0..2 * MAX_REMEMBERED as u128 {
