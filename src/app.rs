@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
-use crate::access::{Access, KeySources};
+use crate::access::Access;
 use crate::config::{Config, DurabilityMode};
 use crate::engine::{Durability, Engine, EngineOptions, OpenOptions};
 use crate::environments::Environments;
@@ -92,11 +92,7 @@ impl App {
         meters::start();
         let at = repository_options(&config);
         Repository::check_settings(&at, runtime.clone())?;
-        let access = Access::open(KeySources {
-            keys: config.access.keys.clone(),
-            file: config.access.keys_file.clone(),
-            max_keys: config.access.max_keys,
-        })?;
+        let access = Access::open(config.access.key_sources())?;
         let environments = settings::environments(&config, &runtime)?;
         let storage = &config.storage;
         let engine = Engine::open(EngineOptions {

@@ -11,7 +11,7 @@ use figment::Figment;
 use figment::providers::{Env, Format as _, Toml};
 use serde::Deserialize;
 
-use crate::access::KeyConfig;
+use crate::access::{KeyConfig, KeySources};
 use crate::environments::{EnvironmentKind, LOCAL, RemoteSettings, Token, TokenHeader};
 use crate::error::{Error, Result};
 use crate::model::names::{DEFAULT_DATABASE, DEFAULT_TENANT};
@@ -86,6 +86,17 @@ pub struct AccessConfig {
     pub max_keys: usize,
     pub reload_interval_ms: u64,
     pub allow_open: bool,
+}
+
+impl AccessConfig {
+    /// Where keys come from.
+    pub fn key_sources(&self) -> KeySources {
+        KeySources {
+            keys: self.keys.clone(),
+            file: self.keys_file.clone(),
+            max_keys: self.max_keys,
+        }
+    }
 }
 
 /// `[tls]`
@@ -389,7 +400,7 @@ impl Config {
     /// `InvalidArgument` where it listens beyond this machine and anybody could do anything.
     pub fn check_exposure(&self) -> Result<()> {
         let listen = self.server.listen;
-        let has_keys = !self.access.keys.is_empty() || self.access.keys_file.is_some();
+        let has_keys = self.access.key_sources().is_configured();
         if listen.ip().is_loopback() || has_keys || self.access.allow_open {
             return Ok(());
         }

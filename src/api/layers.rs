@@ -142,9 +142,8 @@ pub(super) async fn bound(State(bounds): State<Bounds>, request: Request, next: 
     } else {
         (request, None)
     };
-    let probe = path == "/health" || path == "/health/live" || path == "/health/ready";
     let permit = bounds.running.try_acquire();
-    if permit.is_err() && !probe {
+    if permit.is_err() && !access::is_open(&path) {
         measure::count_refused();
         return refusal(
             &path,

@@ -68,8 +68,8 @@ pub async fn serve(
             bytes_per_second: settings.min_body_bytes_per_second,
         },
         certificates,
-        connections: Connections::new(app.config().server.max_connections),
-        header_timeout: Duration::from_millis(app.config().server.header_timeout_ms),
+        connections: Connections::new(settings.max_connections),
+        header_timeout: Duration::from_millis(settings.header_timeout_ms),
     };
     let (stopping, stopped) = watch::channel(false);
     tokio::select! {
@@ -77,7 +77,7 @@ pub async fn serve(
         () = shutdown => {}
     }
     app.start_draining();
-    let delay = Duration::from_millis(app.config().server.drain_delay_ms);
+    let delay = Duration::from_millis(settings.drain_delay_ms);
     tracing::info!(
         ?delay,
         "stopping: not ready; then no new connections; finishing running requests"
@@ -85,7 +85,7 @@ pub async fn serve(
     server.go_on(&listener, delay, &stopped).await;
     drop(listener);
     stopping.send_replace(true);
-    let grace = Duration::from_millis(app.config().server.shutdown_grace_ms);
+    let grace = Duration::from_millis(settings.shutdown_grace_ms);
     // Requests that wait for a job end with it.
     let (finished, ()) = tokio::join!(
         tokio::time::timeout(grace, server.connections.closed()),
