@@ -241,6 +241,20 @@ pub struct EnvironmentConfig {
 }
 
 impl EnvironmentConfig {
+    /// Another instance, without a key.
+    pub fn vectorkeep(url: &str) -> Self {
+        Self {
+            kind: EnvironmentKind::Vectorkeep,
+            url: url.to_owned(),
+            tenant: None,
+            database: None,
+            token_env: None,
+            token_file: None,
+            token_header: TokenHeader::default(),
+            ca_file: None,
+        }
+    }
+
     /// How the place of this name is reached, with its secret.
     ///
     /// # Errors

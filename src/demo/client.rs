@@ -40,6 +40,11 @@ impl Client {
         }
     }
 
+    /// Where the service is.
+    pub(super) fn base(&self) -> &str {
+        &self.base
+    }
+
     async fn read<T: DeserializeOwned>(
         what: &str,
         sent: reqwest::Result<reqwest::Response>,
@@ -97,8 +102,18 @@ impl Client {
         text(&collection, "/id")
     }
 
-    /// Adds records, vectors as base64 like the official clients.
+    /// Adds new records.
     pub(super) async fn add(&self, collection: &str, records: &[DemoRecord]) -> Result<()> {
+        self.put("add", collection, records).await
+    }
+
+    /// Writes records over those of the same ids, adds the others.
+    pub(super) async fn upsert(&self, collection: &str, records: &[DemoRecord]) -> Result<()> {
+        self.put("upsert", collection, records).await
+    }
+
+    /// Writes records, vectors as base64 like the official clients.
+    async fn put(&self, verb: &str, collection: &str, records: &[DemoRecord]) -> Result<()> {
         let encode = |embedding: &[f32]| {
             let bytes: Vec<u8> = embedding.iter().flat_map(|x| x.to_le_bytes()).collect();
             BASE64_STANDARD.encode(bytes)
@@ -109,9 +124,8 @@ impl Client {
             "documents": records.iter().map(|record| &record.document).collect::<Vec<_>>(),
             "metadatas": records.iter().map(|record| &record.metadata).collect::<Vec<_>>(),
         });
-        self.post(&format!("{DATABASE}/collections/{collection}/add"), &body)
-            .await
-            .map(|_| ())
+        let path = format!("{DATABASE}/collections/{collection}/{verb}");
+        self.post(&path, &body).await.map(|_| ())
     }
 
     /// Number of records.

@@ -14,6 +14,9 @@ use crate::error::{Error, Result};
 /// 50 glosses of WordNet 3.0 with embeddings; its licence lies beside the file.
 const BUNDLED: &str = include_str!("../../tests/data/wordnet_50.json");
 
+/// Ten are lost and restored, others are changed.
+const FEWEST: usize = 20;
+
 /// One record.
 #[derive(Deserialize)]
 pub(super) struct DemoRecord {
@@ -27,6 +30,17 @@ pub(super) struct DemoRecord {
 }
 
 impl DemoRecord {
+    /// The same vector and metadata under another id, with a word more in the document.
+    pub(super) fn with(&self, word: &str, id: &str) -> Self {
+        Self {
+            id: id.to_owned(),
+            embedding: self.embedding.clone(),
+            embedding_b64: String::new(),
+            document: format!("{} ({word})", self.document),
+            metadata: self.metadata.clone(),
+        }
+    }
+
     fn decoded(mut self) -> Result<Self> {
         if self.embedding.is_empty() {
             let bytes = BASE64_STANDARD
@@ -60,7 +74,7 @@ pub(super) fn bundled() -> Result<Vec<DemoRecord>> {
 /// Records of a `.jsonl` or `.jsonl.zst` file, one object a line.
 ///
 /// # Errors
-/// `InvalidArgument` naming file and line.
+/// `InvalidArgument` naming file and line, or for too few records.
 pub(super) fn from_file(path: &Path) -> Result<Vec<DemoRecord>> {
     let fail = |what: String| Error::invalid(format!("{}: {what}", path.display()));
     let file = File::open(path).map_err(|error| fail(error.to_string()))?;
@@ -76,8 +90,11 @@ pub(super) fn from_file(path: &Path) -> Result<Vec<DemoRecord>> {
             serde_json::from_str(&line).map_err(|error| fail(format!("line {number}: {error}")))?;
         records.push(record.decoded()?);
     }
-    if records.is_empty() {
-        return Err(fail("holds no records".to_owned()));
+    if records.len() < FEWEST {
+        return Err(fail(format!(
+            "holds {} records; the demo needs {FEWEST}",
+            records.len()
+        )));
     }
     Ok(records)
 }

@@ -8,12 +8,27 @@ use vectorkeep::demo::{DemoArguments, Step, run_with};
 
 /// Runs the demo in `directory`; returns whether it succeeded, and what it printed.
 async fn demo(directory: &Path, after: impl FnMut(Step, &Path)) -> (bool, String) {
-    let arguments = DemoArguments {
+    demo_with(&arguments(directory), after).await
+}
+
+fn arguments(directory: &Path) -> DemoArguments {
+    DemoArguments {
         data_dir: directory.to_owned(),
         records: None,
-    };
+        damage_backup: false,
+    }
+}
+
+async fn demo_with(
+    arguments: &DemoArguments,
+    mut after: impl FnMut(Step, &Path),
+) -> (bool, String) {
     let mut out = Vec::new();
-    let outcome = run_with(&arguments, &mut out, after).await;
+    let outcome = run_with(arguments, &mut out, |step, directory| {
+        after(step, directory);
+        Ok(())
+    })
+    .await;
     (outcome.is_ok(), String::from_utf8(out).unwrap())
 }
 
@@ -43,6 +58,8 @@ async fn succeeds_twice_in_the_same_directory() {
         let expected = [
             Step::Persist,
             Step::Backup,
+            Step::Increment,
+            Step::Verify,
             Step::Restore,
             Step::Migrate,
             Step::Check,
@@ -51,6 +68,7 @@ async fn succeeds_twice_in_the_same_directory() {
         for line in [
             "=== Persistent Deployment Exercise ===",
             "[OK] Backup contains 50 documents",
+            "[OK] Changed 3 documents: 1 updated, 1 added, 1 deleted",
             "[OK] Restored 50 documents from backup",
             "[OK] Migrated 50 documents from 'source' to 'target'",
             "Collection: [OK] 50 documents, no orphans",
@@ -59,6 +77,23 @@ async fn succeeds_twice_in_the_same_directory() {
             assert!(
                 out.lines().any(|found| found == line),
                 "{line:?} is missing in\n{out}"
+            );
+        }
+        for beginning in [
+            "[OK] Created incremental backup: backup_",
+            "[OK] Verified: 50 documents in 3 packs, ",
+            "[OK] Drill: 50 documents restored aside and compared, ",
+            "[OK] Deleted document ",
+            "[OK] Migrated 50 documents to another instance and 50 back: all digests ",
+            "[OK] Looked at 3 collections: 150 records and 150 ids read, ",
+            "[OK] Of 50 records of dimension 384: all finite, ",
+            "=== Summary ===",
+            "incremental backup ",
+            "everything ",
+        ] {
+            assert!(
+                out.lines().any(|found| found.starts_with(beginning)),
+                "{beginning:?} is missing in\n{out}"
             );
         }
         assert!(!out.contains("[FAIL]"), "{out}");
@@ -86,6 +121,48 @@ async fn a_byte_flipped_in_the_backup_fails_it() {
         "{out}"
     );
     assert!(!out.contains("[OK] Restored 50"), "{out}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_fails_when_it_is_told_to_damage_its_backup() {
+    let directory = TempDir::new().unwrap();
+    let mut arguments = arguments(directory.path());
+    arguments.damage_backup = true;
+    let (ok, out) = demo_with(&arguments, |_, _| {}).await;
+    assert!(!ok, "{out}");
+    let last = out.lines().last().unwrap();
+    assert!(
+        last.starts_with("[FAIL]") && last.contains("pack") && last.contains("damaged"),
+        "{out}"
+    );
+    assert!(out.contains("[OK] Flipped one bit of "), "{out}");
+}
+
+/// The data goes missing below the running service: nothing that it remembers may pass for the data.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_that_is_gone_fails_it() {
+    let directory = TempDir::new().unwrap();
+    let (ok, out) = demo(directory.path(), |step, directory| {
+        if step == Step::Increment {
+            fs::remove_dir_all(directory.join("backups/packs")).unwrap();
+        }
+    })
+    .await;
+    assert!(!ok, "{out}");
+    assert!(out.lines().last().unwrap().starts_with("[FAIL]"), "{out}");
+    assert!(!out.contains("[OK] Verified"), "{out}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_few_records_are_refused() {
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join("few.jsonl");
+    let line = r#"{"id": "a", "embedding": [1.0], "document": "d", "metadata": {}}"#;
+    fs::write(&file, format!("{line}\n")).unwrap();
+    let mut arguments = arguments(&directory.path().join("demo"));
+    arguments.records = Some(file);
+    let (ok, out) = demo_with(&arguments, |_, _| {}).await;
+    assert!(!ok && out.contains("the demo needs 20"), "{out}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -325,3 +325,30 @@ async fn a_disk_at_its_floor_is_reported_and_its_recovery_too() {
     words.add(&batch(10_000)).await;
     process.stop().await;
 }
+
+/// The demo's own services are refused room, and it says so and ends with 1. (The disk has less than
+/// `storage.min_free_bytes` from the beginning.)
+#[test]
+fn the_demo_fails_on_a_full_disk_and_says_why() {
+    let home = tempfile::tempdir().unwrap();
+    let small = home.path().join("small");
+    let disk = SmallDisk::new(&small);
+    if !matches!(disk, SmallDisk::Tmpfs { .. }) {
+        eprintln!("no tmpfs allowed here: how much room is left cannot be set");
+        return;
+    }
+    let line = disk.command();
+    let output = Command::new(&line[0])
+        .args(&line[1..])
+        .args(["demo", "--data-dir"])
+        .arg(&small)
+        .output()
+        .unwrap();
+    let out = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{out}");
+    let last = out.lines().last().unwrap();
+    assert!(
+        last.starts_with("[FAIL]") && last.contains("storage.min_free_bytes"),
+        "{out}"
+    );
+}
