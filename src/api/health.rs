@@ -1,7 +1,6 @@
 //! `/health` and the deep checks.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -165,9 +164,7 @@ pub(super) async fn get_readiness(State(app): State<App>) -> Response {
 }
 
 async fn deep_check(app: &App, check: DeepCheck) -> Result<Response, Problem> {
-    let timeout = Duration::from_millis(app.config().health.deep_timeout_ms);
-    let work = app.deep_work(check);
-    let report = app.deep_checks().result(check, timeout, work).await?;
+    let report = app.deep_check(check).await?;
     Ok(answer(app, report))
 }
 

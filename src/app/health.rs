@@ -50,8 +50,37 @@ impl App {
         &self.inner.monitor
     }
 
+    /// The result of a deep check, from a run of now or of just before, within `health.deep_timeout_ms`.
+    ///
+    /// # Errors
+    /// As for [`DeepChecks::result`].
+    pub async fn deep_check(&self, check: DeepCheck) -> Result<Report> {
+        let timeout = Duration::from_millis(self.config().health.deep_timeout_ms);
+        let (version, work) = (self.version_of(check), self.deep_work(check));
+        self.deep_checks()
+            .result(check, version, timeout, work)
+            .await
+    }
+
+    fn begin_deep_check(&self, check: DeepCheck) -> Result<()> {
+        let (version, work) = (self.version_of(check), self.deep_work(check));
+        self.deep_checks().begin(check, version, work)
+    }
+
+    /// The last write to what a check looks at. (What the disk is like does not depend on it.)
+    fn version_of(&self, check: DeepCheck) -> u64 {
+        match check.collection() {
+            Some(id) => self
+                .engine()
+                .collection(id)
+                .map_or(0, |info| info.head.sequence),
+            None if check == DeepCheck::Storage => 0,
+            None => self.engine().sequence(),
+        }
+    }
+
     /// The work of a deep check.
-    pub fn deep_work(&self, check: DeepCheck) -> Work {
+    fn deep_work(&self, check: DeepCheck) -> Work {
         let app = self.clone();
         Box::new(move |progress| {
             let (engine, config) = (app.engine(), &app.config().health);
@@ -89,7 +118,7 @@ impl App {
         let check = DeepCheck::Storage;
         let last = self.deep_checks().last_status(check);
         if last.is_some_and(|last| last > Status::Pass) && !self.is_draining() {
-            self.deep_checks().begin(check, self.deep_work(check))?;
+            self.begin_deep_check(check)?;
         }
         Ok(())
     }
@@ -100,7 +129,7 @@ impl App {
             return Ok(());
         }
         let check = DeepCheck::Collections(None);
-        self.deep_checks().begin(check, self.deep_work(check))
+        self.begin_deep_check(check)
     }
 
     /// Says that a backup was made or deleted other than by a job.

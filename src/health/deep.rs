@@ -44,6 +44,8 @@ pub struct DeepLimits {
 #[derive(Clone)]
 struct Finished {
     report: Arc<Report>,
+    /// What the data was when it began.
+    version: u64,
     time: DateTime<Utc>,
     at: Instant,
 }
@@ -80,6 +82,7 @@ struct Entry {
 
 struct Run {
     check: DeepCheck,
+    version: u64,
     work: Work,
     progress: Progress,
     outcome: watch::Sender<Option<Outcome>>,
@@ -103,18 +106,25 @@ impl DeepChecks {
         }
     }
 
-    /// The result of a check: one that is recent enough, else that of the run that is under way or is begun with
-    /// `work`. Past `timeout` the run goes on, and the answer is that, with the last result.
+    /// The result of a check: one that is recent enough, and of data of this `version` (the number of the last write to
+    /// it); else that of the run that is under way or is begun with `work`. Past `timeout` the run goes on, and the
+    /// answer is that, with the last result.
     ///
     /// # Errors
     /// `NotFound` for a collection that is not there, `Overloaded` when too many checks wait, `Unavailable` when
     /// the service stops.
-    pub async fn result(&self, check: DeepCheck, timeout: Duration, work: Work) -> Result<Report> {
-        let (progress, mut outcome) =
-            match self.ask(check, self.inner.limits.max_age, MAX_WAITING, work)? {
-                Asked::Known(finished) => return Ok(Report::clone(&finished.report)),
-                Asked::Running(progress, outcome) => (progress, outcome),
-            };
+    pub async fn result(
+        &self,
+        check: DeepCheck,
+        version: u64,
+        timeout: Duration,
+        work: Work,
+    ) -> Result<Report> {
+        let max_age = self.inner.limits.max_age;
+        let (progress, mut outcome) = match self.ask(check, version, max_age, MAX_WAITING, work)? {
+            Asked::Known(finished) => return Ok(Report::clone(&finished.report)),
+            Asked::Running(progress, outcome) => (progress, outcome),
+        };
         let ended = tokio::time::timeout(timeout, outcome.wait_for(Option::is_some)).await;
         match ended {
             Err(_) => Ok(self.still_running(check, &progress)),
@@ -130,9 +140,10 @@ impl DeepChecks {
     ///
     /// # Errors
     /// `Overloaded`, `Unavailable`.
-    pub fn begin(&self, check: DeepCheck, work: Work) -> Result<()> {
+    pub fn begin(&self, check: DeepCheck, version: u64, work: Work) -> Result<()> {
         // Callers cannot take all the places.
-        self.ask(check, Duration::ZERO, MAX_WAITING + OWN_WAITING, work)
+        let places = MAX_WAITING + OWN_WAITING;
+        self.ask(check, version, Duration::ZERO, places, work)
             .map(|_| ())
     }
 
@@ -146,6 +157,7 @@ impl DeepChecks {
     fn ask(
         &self,
         check: DeepCheck,
+        version: u64,
         max_age: Duration,
         max_waiting: usize,
         work: Work,
@@ -158,6 +170,7 @@ impl DeepChecks {
             if let Some(last) = &entry.last
                 && !max_age.is_zero()
                 && last.at.elapsed() <= max_age
+                && last.version == version
             {
                 return Ok(Asked::Known(last.clone()));
             }
@@ -181,6 +194,7 @@ impl DeepChecks {
         entry.current = Some((progress.clone(), outcome.clone()));
         let run = Run {
             check,
+            version,
             work,
             progress: progress.clone(),
             outcome: sender,
@@ -211,11 +225,13 @@ impl DeepChecks {
         while let Some(run) = next {
             let Run {
                 check,
+                version,
                 work,
                 progress,
                 outcome,
             } = run;
-            let judged = judge(check, catch_unwind(AssertUnwindSafe(|| work(&progress))));
+            let ended = catch_unwind(AssertUnwindSafe(|| work(&progress)));
+            let judged = judge(check, version, ended);
             let mut state = self.inner.state.lock();
             if let Some(entry) = state.entries.get_mut(&check) {
                 entry.current = None;
@@ -307,7 +323,7 @@ fn stopping() -> Error {
 }
 
 /// A check that could not be made has failed, unless there was nothing to check or nobody wants to know any more.
-fn judge(check: DeepCheck, ended: std::thread::Result<Result<Report>>) -> Outcome {
+fn judge(check: DeepCheck, version: u64, ended: std::thread::Result<Result<Report>>) -> Outcome {
     let report = match ended {
         Ok(Ok(report)) => report,
         Ok(Err(error)) if error.kind() == Kind::Canceled => return Err(Arc::new(stopping())),
@@ -323,6 +339,7 @@ fn judge(check: DeepCheck, ended: std::thread::Result<Result<Report>>) -> Outcom
     };
     Ok(Finished {
         report: Arc::new(report),
+        version,
         time: Utc::now(),
         at: Instant::now(),
     })

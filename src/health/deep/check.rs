@@ -19,7 +19,7 @@ pub enum DeepCheck {
 
 impl DeepCheck {
     /// The collection, where it is of one.
-    pub(super) fn collection(self) -> Option<Uuid> {
+    pub fn collection(self) -> Option<Uuid> {
         match self {
             Self::Storage => None,
             Self::Collections(id) | Self::Embeddings(id, _) => id,

@@ -41,7 +41,7 @@ async fn who_asks_meanwhile_shares_the_run_and_who_asks_soon_its_result() {
     });
     // Past the bound it is said how far the run is.
     let so_far = checks
-        .result(DeepCheck::Storage, Duration::ZERO, first)
+        .result(DeepCheck::Storage, 0, Duration::ZERO, first)
         .await;
     let so_far = so_far.unwrap();
     assert_eq!(so_far.status(), Status::Warn);
@@ -52,7 +52,7 @@ async fn who_asks_meanwhile_shares_the_run_and_who_asks_soon_its_result() {
                 counted.fetch_add(1, Ordering::SeqCst);
                 passing()(progress)
             });
-            tokio::spawn(async move { checks.result(DeepCheck::Storage, LONG, work).await })
+            tokio::spawn(async move { checks.result(DeepCheck::Storage, 0, LONG, work).await })
         })
         .collect();
     let mut running = checks.inner.running.subscribe();
@@ -62,17 +62,20 @@ async fn who_asks_meanwhile_shares_the_run_and_who_asks_soon_its_result() {
     for joined in joined {
         times.push(joined.await.unwrap().unwrap().checks["a:b"][0].time);
     }
-    let again = checks.result(DeepCheck::Storage, LONG, passing()).await;
+    let again = checks.result(DeepCheck::Storage, 0, LONG, passing()).await;
     times.push(again.unwrap().checks["a:b"][0].time);
     times.dedup();
     assert_eq!((times.len(), runs.load(Ordering::SeqCst)), (1, 1));
+    // What was written since is looked at.
+    let newer = checks.result(DeepCheck::Storage, 1, LONG, passing()).await;
+    assert_ne!(newer.unwrap().checks["a:b"][0].time, times[0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_result_stays_a_failure_while_the_check_runs_again() {
     let checks = checks(1, Duration::ZERO);
     let panics: Work = Box::new(|_| panic!("of a check"));
-    let failed = checks.result(DeepCheck::Storage, LONG, panics).await;
+    let failed = checks.result(DeepCheck::Storage, 0, LONG, panics).await;
     assert_eq!(failed.unwrap().status(), Status::Fail);
     let (_go, wait) = mpsc::channel::<()>();
     let slow: Work = Box::new(move |progress| {
@@ -82,15 +85,15 @@ async fn a_failed_result_stays_a_failure_while_the_check_runs_again() {
         progress.check().and_then(|()| passing()(progress))
     });
     let running = checks
-        .result(DeepCheck::Storage, Duration::ZERO, slow)
+        .result(DeepCheck::Storage, 0, Duration::ZERO, slow)
         .await;
     let running = running.unwrap();
     assert_eq!(running.status(), Status::Fail);
     assert!(running.checks.contains_key("storage"), "{running:?}");
     // It ends early, what waits does not begin, and nothing begins any more.
-    checks.begin(of(1), passing()).unwrap();
+    checks.begin(of(1), 0, passing()).unwrap();
     checks.closed(LONG).await;
-    let refused = checks.result(of(1), LONG, passing()).await.unwrap_err();
+    let refused = checks.result(of(1), 0, LONG, passing()).await.unwrap_err();
     assert_eq!(refused.kind(), Kind::Unavailable);
     assert_eq!(checks.last_status(of(1)), None);
 }
@@ -107,29 +110,29 @@ async fn what_waits_and_what_is_remembered_is_bounded() {
             let _ = wait.lock().recv();
             passing()(progress)
         });
-        checks.begin(of(number), held).unwrap();
+        checks.begin(of(number), 0, held).unwrap();
     }
     for number in 2..2 + MAX_WAITING as u128 {
-        checks.begin(of(number), passing()).unwrap();
+        checks.begin(of(number), 0, passing()).unwrap();
     }
-    let asked = checks.result(of(1_000_000), LONG, passing()).await;
+    let asked = checks.result(of(1_000_000), 0, LONG, passing()).await;
     assert_eq!(asked.unwrap_err().kind(), Kind::Overloaded);
     // The service's own checks have places beyond.
     for number in 0..OWN_WAITING as u128 {
-        checks.begin(of(2_000_000 + number), passing()).unwrap();
+        checks.begin(of(2_000_000 + number), 0, passing()).unwrap();
     }
-    let refused = checks.begin(of(3_000_000), passing()).unwrap_err();
+    let refused = checks.begin(of(3_000_000), 0, passing()).unwrap_err();
     assert_eq!(refused.kind(), Kind::Overloaded);
     drop(go);
     for number in 0..2 * MAX_REMEMBERED as u128 {
         // One that waits is not begun twice.
-        let found = checks.result(of(number), LONG, passing()).await.unwrap();
+        let found = checks.result(of(number), 0, LONG, passing()).await.unwrap();
         assert_eq!(found.status(), Status::Pass);
         assert!(checks.inner.state.lock().entries.len() <= MAX_REMEMBERED);
     }
     let missing: Work = Box::new(|_| Err(Error::not_found("gone")));
     let refused = checks
-        .result(of(7_000_000), LONG, missing)
+        .result(of(7_000_000), 0, LONG, missing)
         .await
         .unwrap_err();
     assert_eq!(refused.kind(), Kind::NotFound);
@@ -143,7 +146,7 @@ fn the_overview_has_the_newest_results_and_no_failure_of_what_is_gone() {
         let mut report = Report::default();
         let output = Some(format!("of {check}"));
         report.add_about(about, "a:b", status, 1, "things", output);
-        let finished = judge(check, Ok(Ok(report))).ok();
+        let finished = judge(check, 0, Ok(Ok(report))).ok();
         checks
             .inner
             .state
