@@ -160,6 +160,8 @@ impl Engine {
     /// `StorageFault` when the last sync failed.
     pub fn close(&self) -> Result<()> {
         self.inner.closing.store(true, Ordering::Release);
+        // The thread looks and falls asleep under this lock: either it has seen it, or it hears the bell.
+        drop(self.inner.garbage.lock());
         self.inner.bell.notify_all();
         if let Some(thread) = self.inner.maintenance.lock().take()
             && thread.join().is_err()
@@ -349,7 +351,7 @@ impl Inner {
 
     /// A live collection, for clients: a staged one is not there for them.
     fn live_collection(&self, id: Uuid) -> Result<Arc<Collection>> {
-        let collection = self.collection(id)?;
+        let collection = self.live_or_staged(id)?;
         let lifecycle = collection.state.read().descriptor.lifecycle;
         match lifecycle {
             Lifecycle::Live => Ok(collection),
@@ -358,7 +360,7 @@ impl Inner {
     }
 
     /// A live or staged collection.
-    fn collection(&self, id: Uuid) -> Result<Arc<Collection>> {
+    fn live_or_staged(&self, id: Uuid) -> Result<Arc<Collection>> {
         self.catalog
             .read()
             .collections

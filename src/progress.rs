@@ -1,7 +1,7 @@
 //! How far long work has come, and the way to stop it. Handed down into operations.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -19,9 +19,13 @@ struct Inner {
     done: AtomicU64,
     total: AtomicU64,
     bytes: AtomicU64,
-    canceled: AtomicBool,
-    committed: AtomicBool,
+    /// One of the three below; it leaves `OPEN` once, so that a cancel is either obeyed or refused.
+    fate: AtomicU8,
 }
+
+const OPEN: u8 = 0;
+const CANCELED: u8 = 1;
+const COMMITTED: u8 = 2;
 
 /// A reading of [`Progress`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +67,7 @@ impl Progress {
     /// # Errors
     /// `Canceled` once [`Progress::cancel`] was called.
     pub fn check(&self) -> Result<()> {
-        if self.inner.canceled.load(Ordering::Relaxed) {
+        if self.inner.fate.load(Ordering::Relaxed) == CANCELED {
             return Err(Error::new(Kind::Canceled, "the job was canceled"));
         }
         Ok(())
@@ -74,21 +78,22 @@ impl Progress {
     /// # Errors
     /// `Canceled`.
     pub fn commit(&self) -> Result<()> {
-        // The order makes a cancel that comes in between either seen here or refused there.
-        self.inner.committed.store(true, Ordering::SeqCst);
-        if self.inner.canceled.load(Ordering::SeqCst) {
-            return self.check();
-        }
-        Ok(())
+        self.decide(COMMITTED);
+        self.check()
     }
 
     /// Asks the work to stop; false when it is too late.
     pub fn cancel(&self) -> bool {
-        if self.inner.committed.load(Ordering::SeqCst) {
-            return false;
+        self.decide(CANCELED) == CANCELED
+    }
+
+    /// What was decided: this, unless something was before.
+    fn decide(&self, fate: u8) -> u8 {
+        let fates = &self.inner.fate;
+        match fates.compare_exchange(OPEN, fate, Ordering::SeqCst, Ordering::SeqCst) {
+            Ok(_) => fate,
+            Err(before) => before,
         }
-        self.inner.canceled.store(true, Ordering::SeqCst);
-        !self.inner.committed.load(Ordering::SeqCst)
     }
 
     /// How far it is.
@@ -103,6 +108,6 @@ impl Progress {
 
     /// Whether a cancel would still have an effect.
     pub fn cancellable(&self) -> bool {
-        !self.inner.committed.load(Ordering::Relaxed)
+        self.inner.fate.load(Ordering::Relaxed) != COMMITTED
     }
 }

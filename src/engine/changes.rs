@@ -119,7 +119,10 @@ impl Engine {
         let writer = self.inner.writer.lock();
         let mut watermarks = since;
         watermarks.retain(|id, since| {
-            let head = self.inner.collection(*id).map(|found| found.info().head);
+            let head = self
+                .inner
+                .live_or_staged(*id)
+                .map(|found| found.info().head);
             *since > 0
                 && *since <= writer.sequence
                 && head.is_ok_and(|head| head.tombstone_floor <= *since)
@@ -156,7 +159,7 @@ impl Cut {
     /// `NotFound` when the collection is gone, `Unavailable` when it is damaged.
     pub fn next_layer(&mut self, id: Uuid) -> Result<Layer> {
         let inner = &self.engine.inner;
-        let collection = inner.collection(id)?;
+        let collection = inner.live_or_staged(id)?;
         collection.check_readable()?;
         let watermark = self.watermarks.get(&id).copied();
         let (upto, changed) = {
@@ -179,8 +182,8 @@ impl Cut {
         })
     }
 
-    /// Takes the last round under the write lock, unless more than `max_changes` records have to be read
-    /// there, and goes on to `last` before it lets go of it. `None`: there is more to do first.
+    /// Takes the last round under the write lock, unless more than `max_changes` records and deletions have to
+    /// be read there, and goes on to `last` before it lets go of it. `None`: there is more to do first.
     fn try_finish<T>(
         &mut self,
         max_changes: usize,
@@ -192,10 +195,21 @@ impl Cut {
         let mut pending = 0;
         let mut behind = Vec::new();
         for id in &ids {
-            let collection = inner.collection(*id).map_err(|_| vanished(*id))?;
+            let collection = inner.live_or_staged(*id).map_err(|_| vanished(*id))?;
             let since = self.watermarks.get(id).copied();
-            let state = collection.state.read();
-            let changes = state.columns.count_changed_after(since.unwrap_or(0));
+            let since_then = since.unwrap_or(0);
+            let written = {
+                let state = collection.state.read();
+                state.columns.count_changed_after(since_then)
+            };
+            // Deletions are read there as well; more than the bound need not be counted.
+            let most = max_changes.saturating_sub(pending + written);
+            let deleted = if most == 0 || max_changes == usize::MAX {
+                0
+            } else {
+                inner.count_tombstones_after(&collection, since_then, most + 1)?
+            };
+            let changes = written + deleted;
             pending += changes;
             if changes > 0 || since.is_none() {
                 behind.push(*id);
@@ -206,7 +220,7 @@ impl Cut {
         }
         let mut parts = BTreeMap::new();
         for id in ids {
-            let collection = inner.collection(id)?;
+            let collection = inner.live_or_staged(id)?;
             collection.check_readable()?;
             let since = self.watermarks.get(&id).copied();
             parts.insert(id, inner.last_round(&collection, since.unwrap_or(0))?);
@@ -314,6 +328,22 @@ impl Inner {
             tombstones: self.tombstones_after(collection, since)?,
             records,
         })
+    }
+
+    /// How many deletions there are after a sequence, counted up to a bound.
+    fn count_tombstones_after(
+        &self,
+        collection: &Collection,
+        since: u64,
+        most: usize,
+    ) -> Result<usize> {
+        let start = format::tombstone_key(collection.id, since.saturating_add(1), 0);
+        let end = prefix_end(collection.id.as_bytes());
+        let entries = self.store.scan(Tree::Tombstones, start, end, true);
+        entries
+            .take(most)
+            .try_fold(0, |count, entry| entry.map(|_| count + 1))
+            .map_err(Error::from)
     }
 
     /// Deletions after a sequence, in sequence order.

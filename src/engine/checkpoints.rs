@@ -64,7 +64,7 @@ impl Engine {
 
     /// Whether there is such a staged collection, fit for this purpose.
     pub fn is_staged(&self, id: Uuid, staging: Staging) -> bool {
-        self.inner.collection(id).is_ok_and(|found| {
+        self.inner.live_or_staged(id).is_ok_and(|found| {
             let lifecycle = found.state.read().descriptor.lifecycle;
             lifecycle == Lifecycle::Staging && (found.in_memory || staging == Staging::ToConsult)
         })

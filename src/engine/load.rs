@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use super::collection::Collection;
 use super::format::{self, StoredRecord};
 use super::metadata::MetadataIndex;
-use super::store::{Store, Tree, prefix_end};
+use super::store::{DamagedEntry, Store, Tree, prefix_end};
 use super::threads::joined;
 use super::vectors::Columns;
 use crate::error::{Error, Result};
@@ -56,8 +56,13 @@ impl Collection {
         }
         let prefix = self.id.as_bytes().to_vec();
         for entry in store.scan(Tree::Tombstones, prefix.clone(), prefix_end(&prefix), true) {
-            entry.map_err(Error::from)?;
             state.tombstones += 1;
+            // It is only counted here; a backup that needs it says so.
+            if let Err(DamagedEntry { key: None, error }) = entry {
+                store.poison(error.message());
+                let damage = state.damage.get_or_insert_default();
+                *damage = error.message().to_owned();
+            }
         }
         Ok(())
     }

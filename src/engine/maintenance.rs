@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
@@ -23,8 +23,9 @@ pub(super) fn start(inner: &Arc<Inner>) -> Result<()> {
     let thread = std::thread::Builder::new()
         .name("engine-maintenance".to_owned())
         .spawn(move || {
+            let mut due = Instant::now();
             while let Some(inner) = weak.upgrade() {
-                if !inner.tick() {
+                if !inner.tick(&mut due) {
                     break;
                 }
             }
@@ -44,37 +45,42 @@ impl Garbage {
 }
 
 impl Inner {
-    /// One round of work, then a wait for the next. False when the engine closes.
-    fn tick(&self) -> bool {
+    /// One round of work, then a wait for the next unless there is more to remove. What keeps writes durable
+    /// happens when it is due, however much there is to remove. False when the engine closes.
+    fn tick(&self, due: &mut Instant) -> bool {
         let mut postponed = false;
-        if let Some(id) = self.next_garbage()
-            && let Err(error) = self.purge(id)
-        {
-            postponed = error.kind() == Kind::InsufficientStorage;
-            if postponed {
+        if let Some(id) = self.next_garbage() {
+            let purged = self.purge_some(id);
+            if let Err(error) = &purged {
+                postponed = error.kind() == Kind::InsufficientStorage;
+                tracing::warn!(collection.id = %id, %error, "removing a dropped collection failed; it is tried again, at the next start at the latest");
+            }
+            if postponed || matches!(purged, Ok(false)) {
                 let collection = None;
                 self.garbage.lock().push(Garbage { id, collection });
             }
-            tracing::warn!(collection.id = %id, %error, "removing a dropped collection failed; it is tried again, at the next start at the latest");
         }
-        if let Err(error) = self.keep_durable() {
-            tracing::error!(%error, "background sync failed");
+        let interval = match self.options.durability {
+            Durability::Always => TICK,
+            Durability::Interval(interval) => interval.min(TICK),
+        };
+        if Instant::now() >= *due {
+            if let Err(error) = self.keep_durable() {
+                tracing::error!(%error, "background sync failed");
+            }
+            self.store.remove_retired();
+            *due = Instant::now() + interval;
         }
-        self.store.remove_retired();
         let mut garbage = self.garbage.lock();
         let idle = postponed || !garbage.iter().any(Garbage::is_unread);
         if idle && !self.closing.load(Ordering::Acquire) {
-            let wait = match self.options.durability {
-                Durability::Always => TICK,
-                Durability::Interval(interval) => interval.min(TICK),
-            };
-            self.bell.wait_for(&mut garbage, wait);
+            self.bell.wait_until(&mut garbage, *due);
         }
         !self.closing.load(Ordering::Acquire)
     }
 
     fn keep_durable(&self) -> Result<()> {
-        if self.store.poison_reason().is_some() {
+        if self.store.is_faulted() {
             return Ok(());
         }
         if self.options.durability != Durability::Always {
@@ -100,35 +106,29 @@ impl Inner {
         Some(garbage.swap_remove(at).id)
     }
 
-    /// Removes everything stored under a collection id, its descriptor last, so that an interrupted
-    /// purge is found again at the next start.
-    fn purge(&self, id: Uuid) -> Result<()> {
+    /// Removes a batch of what is stored under a collection id, its descriptor last, so that an interrupted
+    /// purge is found again at the next start. True when nothing is left.
+    fn purge_some(&self, id: Uuid) -> Result<bool> {
         for tree in [Tree::Records, Tree::Ids, Tree::Tombstones] {
-            while !self.closing.load(Ordering::Acquire) {
-                let mut batch = Batch::default();
-                let end = prefix_end(id.as_bytes());
-                for entry in self
-                    .store
-                    .scan(tree, id.as_bytes().to_vec(), end, false)
-                    .take(PURGE_BATCH)
-                {
-                    // What is damaged goes as well: only its key is needed.
-                    match entry {
-                        Ok((key, _)) => batch.remove(tree, key.to_vec()),
-                        Err(damaged) => match damaged.key {
-                            Some(key) => batch.remove(tree, key.to_vec()),
-                            None => return Err(damaged.error),
-                        },
-                    }
+            let mut batch = Batch::default();
+            let end = prefix_end(id.as_bytes());
+            for entry in self
+                .store
+                .scan(tree, id.as_bytes().to_vec(), end, false)
+                .take(PURGE_BATCH)
+            {
+                // What is damaged goes as well: only its key is needed.
+                match entry {
+                    Ok((key, _)) => batch.remove(tree, key.to_vec()),
+                    Err(damaged) => match damaged.key {
+                        Some(key) => batch.remove(tree, key.to_vec()),
+                        None => return Err(damaged.error),
+                    },
                 }
-                if batch.len() == 0 {
-                    break;
-                }
-                self.commit(batch)?;
             }
-        }
-        if self.closing.load(Ordering::Acquire) {
-            return Ok(());
+            if batch.len() > 0 {
+                return self.commit(batch).map(|_| false);
+            }
         }
         let mut batch = Batch::default();
         let markers = catalog::marker_prefix(id);
@@ -137,6 +137,6 @@ impl Inner {
             batch.remove(Tree::Catalog, entry?.0.to_vec());
         }
         batch.remove_collection(id);
-        self.commit(batch).map(|_| ())
+        self.commit(batch).map(|_| true)
     }
 }

@@ -38,7 +38,7 @@ impl Engine {
         let mut batch = Batch::default();
         for (collection, marker) in markers {
             // One that was dropped meanwhile is being purged; nothing may be left of it.
-            if inner.collection(collection).is_ok() {
+            if inner.live_or_staged(collection).is_ok() {
                 batch.put_marker(collection, repository, &marker);
             }
         }

@@ -1,5 +1,6 @@
 //! Tenants, databases and collections: create, find, change, drop.
 
+use std::ops::Bound;
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -8,7 +9,7 @@ use super::catalog::{Catalog, CatalogBatch, Database, Tenant};
 use super::collection::{Collection, CollectionInfo};
 use super::format::Head;
 use super::store::Batch;
-use super::{Engine, Inner, defaults, missing};
+use super::{Engine, Inner, defaults};
 use crate::error::{Error, Result};
 use crate::model::collection::{CollectionDefinition, CollectionDescriptor, Lifecycle};
 use crate::model::configuration::ConfigurationUpdate;
@@ -287,12 +288,7 @@ impl Engine {
     /// # Errors
     /// `NotFound`.
     pub fn collection(&self, id: Uuid) -> Result<CollectionInfo> {
-        let collection = self.inner.collection(id)?;
-        let info = collection.info();
-        match info.descriptor.lifecycle {
-            Lifecycle::Live => Ok(info),
-            Lifecycle::Staging | Lifecycle::Dropped => Err(missing(id)),
-        }
+        Ok(self.inner.live_collection(id)?.info())
     }
 
     /// All live collections, by id.
@@ -303,6 +299,25 @@ impl Engine {
             .values()
             .map(|collection| collection.info())
             .filter(|info| info.descriptor.lifecycle == Lifecycle::Live)
+            .collect()
+    }
+
+    /// At most `limit` live collections after a name, by tenant, database and name, out of those that `wanted` takes.
+    pub fn collections_after(
+        &self,
+        after: Option<&CollectionName>,
+        limit: usize,
+        wanted: impl Fn(&CollectionName) -> bool,
+    ) -> Vec<CollectionInfo> {
+        let catalog = self.inner.catalog.read();
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        catalog
+            .names
+            .range((start, Bound::Unbounded))
+            .filter(|(name, _)| wanted(name))
+            .filter_map(|(_, id)| catalog.collections.get(id))
+            .map(|collection| collection.info())
+            .take(limit)
             .collect()
     }
 
@@ -328,7 +343,7 @@ impl Engine {
         }
         let inner = &self.inner;
         let mut writer = inner.writer.lock();
-        let collection = inner.collection(id)?;
+        let collection = inner.live_collection(id)?;
         let old = collection.info().descriptor;
         let mut changed = CollectionDescriptor::clone(&old);
         if let Some(name) = update.name {
@@ -456,7 +471,8 @@ impl Inner {
         name: &CollectionName,
         id: Uuid,
     ) -> Result<()> {
-        let mut descriptor = CollectionDescriptor::clone(&self.collection(id)?.info().descriptor);
+        let mut descriptor =
+            CollectionDescriptor::clone(&self.live_or_staged(id)?.info().descriptor);
         descriptor.lifecycle = Lifecycle::Dropped;
         batch.put_descriptor(&descriptor);
         batch.remove_name(name);

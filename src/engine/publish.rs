@@ -79,7 +79,7 @@ impl Exclusive<'_> {
             if let Some(old) = publication.replaces {
                 inner.drop_in_batch(&mut batch, &publication.name, old)?;
             }
-            let collection = inner.collection(publication.staged)?;
+            let collection = inner.live_or_staged(publication.staged)?;
             let mut descriptor = CollectionDescriptor::clone(&collection.info().descriptor);
             descriptor.name = publication.name.clone();
             descriptor.lifecycle = Lifecycle::Live;

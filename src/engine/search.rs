@@ -142,7 +142,7 @@ impl Engine {
         collection: Uuid,
         request: &QueryRequest,
     ) -> Result<Vec<Vec<Neighbour>>> {
-        self.query_in(&*self.inner.collection(collection)?, request)
+        self.query_in(&*self.inner.live_or_staged(collection)?, request)
     }
 
     fn query_in(

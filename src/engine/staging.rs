@@ -168,7 +168,7 @@ impl Engine {
     /// # Errors
     /// `NotFound`.
     pub fn staged(&self, id: Uuid) -> Result<CollectionInfo> {
-        Ok(self.inner.collection(id)?.info())
+        Ok(self.inner.live_or_staged(id)?.info())
     }
 
     /// Keeps the next so many ordinals of a collection free: records that are inserted from now on come after
@@ -179,7 +179,7 @@ impl Engine {
     pub fn reserve_ordinals(&self, collection: Uuid, count: u64) -> Result<u64> {
         let inner = &self.inner;
         let mut writer = inner.writer.lock();
-        let collection = inner.collection(collection)?;
+        let collection = inner.live_or_staged(collection)?;
         let mut head = collection.info().head;
         let first = head.next_ordinal;
         head.next_ordinal += count;
@@ -195,7 +195,7 @@ impl Engine {
     /// # Errors
     /// `NotFound` for the collection, `StorageFault`.
     pub fn find_record(&self, collection: Uuid, id: &str) -> Result<Option<FoundRecord>> {
-        let collection = self.inner.collection(collection)?;
+        let collection = self.inner.live_or_staged(collection)?;
         let store = &self.inner.store;
         // Between the two reads a writer may delete it.
         let Some(ordinal) = collection.ordinal_of(store, id)? else {
@@ -224,7 +224,7 @@ impl Engine {
         id: &str,
         likely: u64,
     ) -> Result<Option<RecordHash>> {
-        let collection = self.inner.collection(collection)?;
+        let collection = self.inner.live_or_staged(collection)?;
         let store = &self.inner.store;
         let at = |ordinal: u64| {
             let Some(payload) = collection.payload(store, ordinal)? else {
@@ -252,7 +252,7 @@ impl Engine {
         from: u64,
         visit: impl FnMut(u64, &StoredRecord<'_>) -> Result<bool>,
     ) -> Result<()> {
-        let collection = self.inner.collection(collection)?;
+        let collection = self.inner.live_or_staged(collection)?;
         collection.scan_from(&self.inner.store, from, visit)
     }
 
@@ -295,7 +295,7 @@ impl Exclusive<'_> {
 
     fn put(&mut self, staged: Uuid, records: &[Prepared<'_>]) -> Result<()> {
         let inner = self.inner;
-        let collection = inner.collection(staged)?;
+        let collection = inner.live_or_staged(staged)?;
         let sequence = self.writer.next();
         let mut head = collection.info().head;
         let mut batch = Batch::default();
@@ -370,7 +370,7 @@ impl Exclusive<'_> {
     /// As there.
     pub fn unstage_records(&mut self, staged: Uuid, ordinals: &[u64]) -> Result<()> {
         let inner = self.inner;
-        let collection = inner.collection(staged)?;
+        let collection = inner.live_or_staged(staged)?;
         let mut head = collection.info().head;
         let mut batch = Batch::default();
         let mut removed = Vec::new();
@@ -418,7 +418,7 @@ impl Exclusive<'_> {
         definition: &CollectionDefinition,
         next_ordinal: u64,
     ) -> Result<CollectionInfo> {
-        let collection = self.inner.collection(staged)?;
+        let collection = self.inner.live_or_staged(staged)?;
         let info = collection.info();
         let mut head = info.head;
         head.next_ordinal = head.next_ordinal.max(next_ordinal);

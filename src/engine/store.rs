@@ -240,6 +240,7 @@ impl Store {
             files,
             poisons,
             visited: 0,
+            failed: false,
         }
     }
 
@@ -294,7 +295,10 @@ impl Store {
     pub(super) fn wait_synced(&self, sequence: u64) -> Result<()> {
         let mut state = self.sync.lock();
         while state.synced < sequence {
-            self.check_writable()?;
+            // Damage of one value is no reason to leave others unsynced.
+            if self.is_faulted() {
+                return Err(self.stopped());
+            }
             if state.running {
                 self.synced.wait(&mut state);
                 continue;
@@ -330,8 +334,14 @@ impl Store {
         if watermark.synced_sequence >= synced {
             return Ok(());
         }
-        watermark.synced_sequence = synced;
-        watermark.write(self.directory())
+        // Remembered only when it is written: else a failed write would never be made up for.
+        let moved = Watermark {
+            synced_sequence: synced,
+            ..watermark.clone()
+        };
+        moved.write(self.directory())?;
+        *watermark = moved;
+        Ok(())
     }
 
     /// Syncs everything and brings the watermark up.
@@ -350,6 +360,8 @@ pub(super) struct Scan<'a> {
     iter: sled::Iter,
     poisons: bool,
     visited: usize,
+    /// sled gives the same error again and again.
+    failed: bool,
 }
 
 /// Every so many entries a scan reads one by its key as well. sled makes room in its cache only when a
@@ -361,6 +373,9 @@ impl Iterator for Scan<'_> {
     type Item = Result<(Key, Value), DamagedEntry>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        if self.failed {
+            return None;
+        }
         loop {
             let entry = self
                 .store
@@ -368,12 +383,16 @@ impl Iterator for Scan<'_> {
                 .transpose()?;
             let (key, value) = match entry {
                 Ok(entry) => entry,
-                Err(error) => return Some(Err(DamagedEntry { key: None, error })),
+                Err(error) => {
+                    self.failed = true;
+                    return Some(Err(DamagedEntry { key: None, error }));
+                }
             };
             self.visited += 1;
             if self.visited.is_multiple_of(TOUCH_EVERY)
                 && let Err(error) = self.store.raw(&self.files, self.tree as u8, &key)
             {
+                self.failed = true;
                 return Some(Err(DamagedEntry { key: None, error }));
             }
             let opened = self.store.open_value(&self.files, self.tree, &key, value);
@@ -392,7 +411,7 @@ impl Iterator for Scan<'_> {
     }
 }
 
-/// An entry that a scan could not read. Without a key sled itself failed and the scan cannot go on.
+/// An entry that a scan could not read. Without a key sled itself failed, and the scan ends.
 pub(super) struct DamagedEntry {
     pub(super) key: Option<Key>,
     pub(super) error: Error,

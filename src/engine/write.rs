@@ -127,9 +127,7 @@ impl Engine {
         for patch in patches {
             draft.apply(mode, patch)?;
         }
-        let Some((sequence, outcome)) = draft.commit(inner, &mut writer, &info)? else {
-            return Ok(WriteOutcome::default());
-        };
+        let (sequence, outcome) = draft.commit(inner, &mut writer, &info)?;
         drop(writer);
         inner.acknowledge(sequence)?;
         Ok(outcome)
@@ -317,13 +315,13 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
-    /// Commits and publishes; `None` when there is nothing to write.
+    /// Commits and publishes: the number of the commit that all of it is in.
     fn commit(
         mut self,
         inner: &Inner,
         writer: &mut Writer,
         info: &CollectionInfo,
-    ) -> Result<Option<(u64, WriteOutcome)>> {
+    ) -> Result<(u64, WriteOutcome)> {
         let id = self.collection.id;
         let sequence = writer.next();
         let mut outcome = WriteOutcome {
@@ -363,7 +361,7 @@ impl<'a> Draft<'a> {
             true
         });
         let Some(first) = self.pending.first() else {
-            return Ok(Some((inner.store.committed(), outcome)));
+            return Ok((inner.store.committed(), outcome));
         };
         let dimension = u32::try_from(first.record.embedding.len())
             .map_err(|_| Error::invalid("an embedding has too many dimensions"))?;
@@ -395,7 +393,7 @@ impl<'a> Draft<'a> {
         if let Some(descriptor) = descriptor {
             state.descriptor = Arc::new(descriptor);
         }
-        Ok(Some((sequence, outcome)))
+        Ok((sequence, outcome))
     }
 
     /// The descriptor, if this write fixes the dimension or brings new metadata keys.
@@ -404,20 +402,18 @@ impl<'a> Draft<'a> {
         current: &Arc<CollectionDescriptor>,
         dimension: u32,
     ) -> Option<CollectionDescriptor> {
-        let entries = self.pending.iter().flat_map(|pending| {
-            pending
-                .record
-                .metadata
-                .iter()
-                .map(|(key, value)| (key.as_str(), value))
-        });
-        let mut schema = current.definition.schema.clone();
-        let discovered = schema.discover(entries);
-        if !discovered && current.definition.dimension.is_some() {
+        let entries = || {
+            self.pending.iter().flat_map(|pending| {
+                let metadata = pending.record.metadata.iter();
+                metadata.map(|(key, value)| (key.as_str(), value))
+            })
+        };
+        let definition = &current.definition;
+        if definition.dimension.is_some() && definition.schema.knows(entries()) {
             return None;
         }
         let mut changed = CollectionDescriptor::clone(current);
-        changed.definition.schema = schema;
+        changed.definition.schema.discover(entries());
         changed.definition.dimension.get_or_insert(dimension);
         Some(changed)
     }

@@ -270,9 +270,22 @@ impl Schema {
         }
     }
 
+    /// Whether [`Self::discover`] would add nothing. Costs a look-up per key and does not allocate.
+    pub fn knows<'a>(
+        &self,
+        mut metadata: impl Iterator<Item = (&'a str, &'a MetadataValue)>,
+    ) -> bool {
+        metadata.all(|(key, value)| {
+            key.starts_with(SYSTEM_PREFIX)
+                || self
+                    .keys
+                    .get(key)
+                    .is_some_and(|types| !types.lacks(IndexKind::of(value), &self.defaults))
+        })
+    }
+
     /// Adds the keys and types of `metadata` that are new, with the flags of the defaults. What is
-    /// there stays as it is, and nothing is ever removed. True if something was added; the usual case,
-    /// that nothing is, costs a look-up per key and does not allocate.
+    /// there stays as it is, and nothing is ever removed. True if something was added.
     pub fn discover<'a>(
         &mut self,
         metadata: impl Iterator<Item = (&'a str, &'a MetadataValue)>,

@@ -184,8 +184,10 @@ impl RepositoryLock {
 
 impl Drop for RepositoryLock {
     fn drop(&mut self) {
-        // While the runtime ends, nothing can be asked any more; the next start gives it back.
+        // Nothing is asked while a panic is under way; who takes a lock next gives this one back.
         if std::thread::panicking() {
+            self.renewal.abort();
+            self.left.add(&self.path);
             return;
         }
         let _renewing = self.backend.runtime().block_on(self.renewing.lock());

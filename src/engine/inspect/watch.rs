@@ -142,6 +142,8 @@ impl Tally {
 pub(in crate::engine) struct Announcement {
     watch: Option<Arc<Watch>>,
     changes: Vec<Change>,
+    /// Whether what is pending there is this batch's.
+    begun: bool,
 }
 
 impl Announcement {
@@ -150,6 +152,7 @@ impl Announcement {
         Self {
             watch: collection.watch.load_full(),
             changes: Vec::new(),
+            begun: false,
         }
     }
 
@@ -169,23 +172,26 @@ impl Announcement {
     pub(in crate::engine) fn begin(&mut self) {
         if let Some(watch) = &self.watch {
             watch.tally.lock().pending = std::mem::take(&mut self.changes);
+            self.begun = true;
         }
     }
 
     /// To be called after the commit, under the same hold of the write lock.
-    pub(in crate::engine) fn done(self) {
+    pub(in crate::engine) fn done(mut self) {
         if let Some(watch) = &self.watch {
             let mut tally = watch.tally.lock();
             for change in std::mem::take(&mut tally.pending) {
                 tally.done(&change, watch.horizon);
             }
         }
+        self.begun = false;
     }
 }
 
 impl Drop for Announcement {
     fn drop(&mut self) {
-        if let Some(watch) = &self.watch {
+        // One that was never begun may go when the write lock is another writer's, and with it what is pending.
+        if let Some(watch) = self.watch.as_ref().filter(|_| self.begun) {
             watch.tally.lock().pending.clear();
         }
     }
@@ -257,7 +263,7 @@ mod tests {
             for (version, step) in (1..).zip(steps) {
                 match step {
                     Step::Begin(changes) if batch.is_none() => {
-                        let mut told = Announcement { watch: Some(Arc::clone(&watch)), changes: Vec::new() };
+                        let mut told = Announcement { watch: Some(Arc::clone(&watch)), changes: Vec::new(), begun: false };
                         let mut after = BTreeMap::new();
                         for (at, write) in changes {
                             let new = write.then(|| hash(at, version));

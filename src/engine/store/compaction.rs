@@ -63,6 +63,9 @@ impl Store {
     /// `Conflict` when one runs, `Unavailable` when the store takes no writes, `StorageFault`.
     pub(in crate::engine) fn begin_compaction(&self) -> Result<Compaction<'_>> {
         self.check_writable()?;
+        let data_dir = self.directory();
+        // A listing that fails must not make the live directory look free.
+        let directories = store_directories(data_dir)?;
         {
             let mut captured = self.captured.lock();
             if captured.is_some() {
@@ -70,16 +73,16 @@ impl Store {
             }
             *captured = Some(BTreeSet::new());
         }
-        let data_dir = self.directory();
-        let newest = store_directories(data_dir)
-            .unwrap_or_default()
+        let source = self.files.load_full();
+        let newest = directories
             .iter()
+            .chain([&source.name])
             .filter_map(|name| generation(name))
             .max();
         let name = generation_name(newest.unwrap_or(1) + 1);
         let mut compaction = Compaction {
             store: self,
-            source: self.files.load_full(),
+            source,
             target: None,
             directory: data_dir.join(&name),
             published: false,

@@ -229,6 +229,18 @@ impl ValueTypes {
         index.map(|index| index.enabled)
     }
 
+    /// Whether [`Self::adopt`] would change it.
+    pub(super) fn lacks(&self, kind: IndexKind, defaults: &Self) -> bool {
+        match kind {
+            IndexKind::Bool => self.bool.is_none() && defaults.bool.is_some(),
+            IndexKind::Int => self.int.is_none() && defaults.int.is_some(),
+            IndexKind::Float => self.float.is_none() && defaults.float.is_some(),
+            IndexKind::Str | IndexKind::FullText => {
+                self.string.is_none() && defaults.string.is_some()
+            }
+        }
+    }
+
     /// Takes the indexes of `kind` from `defaults` unless there are some. True if that changed it.
     pub(super) fn adopt(&mut self, kind: IndexKind, defaults: &Self) -> bool {
         match kind {
