@@ -1,23 +1,24 @@
 //! Settings: the built-in baseline (`config.toml` of the repository), then a file, then the environment.
 //! Checked once, at the start.
 
+mod environments;
 mod health;
+mod repository;
+mod server;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use figment::Figment;
 use figment::providers::{Env, Format as _, Toml};
 use serde::Deserialize;
 
-use crate::access::{KeyConfig, KeySources};
-use crate::environments::{EnvironmentKind, LOCAL, RemoteSettings, Token, TokenHeader};
 use crate::error::{Error, Result};
-use crate::model::names::{DEFAULT_DATABASE, DEFAULT_TENANT};
-use crate::repository::check_url;
 
+pub use environments::EnvironmentConfig;
 pub use health::HealthConfig;
+pub use repository::RepositoryConfig;
+pub use server::{AccessConfig, ServerConfig, TlsConfig};
 
 /// The commented baseline.
 pub const BASELINE: &str = include_str!("../config.toml");
@@ -45,71 +46,6 @@ pub struct Config {
     pub health: HealthConfig,
     pub metrics: MetricsConfig,
     pub log: LogConfig,
-}
-
-/// `[server]`
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[expect(
-    missing_docs,
-    reason = "explained in config.toml, which is the baseline"
-)]
-pub struct ServerConfig {
-    pub listen: SocketAddr,
-    pub allow_reset: bool,
-    pub max_body_bytes: usize,
-    pub max_receiving_bytes: usize,
-    pub body_timeout_ms: u64,
-    pub write_timeout_ms: u64,
-    pub min_body_bytes_per_second: u64,
-    pub max_concurrent_requests: usize,
-    pub max_threads: usize,
-    pub max_connections: usize,
-    pub header_timeout_ms: u64,
-    pub request_timeout_ms: u64,
-    pub drain_delay_ms: u64,
-    pub shutdown_grace_ms: u64,
-    pub cors_allow_origins: Vec<String>,
-}
-
-/// `[access]`
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[expect(
-    missing_docs,
-    reason = "explained in config.toml, which is the baseline"
-)]
-pub struct AccessConfig {
-    pub keys_file: Option<PathBuf>,
-    #[serde(default)]
-    pub keys: Vec<KeyConfig>,
-    pub max_keys: usize,
-    pub reload_interval_ms: u64,
-    pub allow_open: bool,
-}
-
-impl AccessConfig {
-    /// Where keys come from.
-    pub fn key_sources(&self) -> KeySources {
-        KeySources {
-            keys: self.keys.clone(),
-            file: self.keys_file.clone(),
-            max_keys: self.max_keys,
-        }
-    }
-}
-
-/// `[tls]`
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[expect(
-    missing_docs,
-    reason = "explained in config.toml, which is the baseline"
-)]
-pub struct TlsConfig {
-    pub cert_file: Option<PathBuf>,
-    pub key_file: Option<PathBuf>,
-    pub reload_interval_ms: u64,
 }
 
 /// `[storage]`
@@ -156,37 +92,6 @@ pub struct CompactionConfig {
     pub max_rounds: usize,
 }
 
-/// `[repository]`
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[expect(
-    missing_docs,
-    reason = "explained in config.toml, which is the baseline"
-)]
-pub struct RepositoryConfig {
-    pub url: String,
-    pub compression_level: i32,
-    pub pack_bytes: u64,
-    pub pack_threads: usize,
-    pub max_layers: usize,
-    pub max_last_round: usize,
-    pub max_rounds: usize,
-    pub max_label_bytes: usize,
-    pub grace_ms: u64,
-    pub sweep_interval_ms: u64,
-    pub lock_wait_ms: u64,
-    pub lock_stale_ms: u64,
-    pub max_uploads: usize,
-    pub max_import_bytes: u64,
-    pub max_import_collections: usize,
-    pub max_import_record_bytes: u64,
-    pub credentials_file: Option<PathBuf>,
-    pub request_timeout_ms: u64,
-    pub max_retries: usize,
-    pub max_requests: usize,
-    pub retry_timeout_ms: u64,
-}
-
 /// `[drill]`
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -219,90 +124,6 @@ pub struct MigrationConfig {
     pub max_differences: usize,
     pub max_checkpoints: usize,
     pub checkpoint_kept_ms: u64,
-}
-
-/// `[environments.NAME]`
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[expect(
-    missing_docs,
-    reason = "explained in config.toml, which is the baseline"
-)]
-pub struct EnvironmentConfig {
-    pub kind: EnvironmentKind,
-    pub url: String,
-    pub tenant: Option<String>,
-    pub database: Option<String>,
-    pub token_env: Option<String>,
-    pub token_file: Option<PathBuf>,
-    #[serde(default)]
-    pub token_header: TokenHeader,
-    pub ca_file: Option<PathBuf>,
-}
-
-impl EnvironmentConfig {
-    /// Another instance, without a key.
-    pub fn vectorkeep(url: &str) -> Self {
-        Self {
-            kind: EnvironmentKind::Vectorkeep,
-            url: url.to_owned(),
-            tenant: None,
-            database: None,
-            token_env: None,
-            token_file: None,
-            token_header: TokenHeader::default(),
-            ca_file: None,
-        }
-    }
-
-    /// How the place of this name is reached, with its secret.
-    ///
-    /// # Errors
-    /// `InvalidArgument` that names what is wrong, and never the secret.
-    pub fn settings(&self, name: &str) -> Result<RemoteSettings> {
-        let bad = |what: String| Error::invalid(format!("environments.{name}: {what}"));
-        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-        if name == LOCAL || name.is_empty() || !name.chars().all(plain) {
-            return Err(bad(
-                "a name is letters, digits, - and _, and \"local\" is this store".to_owned(),
-            ));
-        }
-        if self.kind == EnvironmentKind::Local {
-            return Err(bad("kind must be \"vectorkeep\" or \"chroma\"".to_owned()));
-        }
-        let secret = match (&self.token_env, &self.token_file) {
-            (Some(_), Some(_)) => {
-                return Err(bad("token_env and token_file exclude each other".to_owned()));
-            }
-            (Some(variable), None) => Some(
-                std::env::var(variable)
-                    .map_err(|_| bad(format!("token_env: there is no variable {variable}")))?,
-            ),
-            (None, Some(file)) => Some(
-                std::fs::read_to_string(file)
-                    .map_err(|error| bad(format!("token_file {}: {error}", file.display())))?,
-            ),
-            (None, None) => None,
-        };
-        let secret = secret.map(|secret| secret.trim().to_owned());
-        if secret.as_ref().is_some_and(String::is_empty) {
-            return Err(bad("the token is empty".to_owned()));
-        }
-        let or = |given: &Option<String>, default: &str| {
-            given.clone().unwrap_or_else(|| default.to_owned())
-        };
-        Ok(RemoteSettings {
-            kind: self.kind,
-            url: self.url.clone(),
-            tenant: or(&self.tenant, DEFAULT_TENANT),
-            database: or(&self.database, DEFAULT_DATABASE),
-            token: secret.map(|secret| Token {
-                secret,
-                header: self.token_header,
-            }),
-            ca_file: self.ca_file.clone(),
-        })
-    }
 }
 
 /// `[jobs]`
@@ -376,6 +197,9 @@ pub enum LogFormat {
     Json,
 }
 
+/// As many as tokio's semaphores can count.
+const MAX_COUNT: usize = tokio::sync::Semaphore::MAX_PERMITS;
+
 impl Config {
     /// Loads baseline, file and environment.
     ///
@@ -383,6 +207,7 @@ impl Config {
     /// `InvalidArgument`, one line that names the key, when a key is unknown or a value impossible, or the
     /// file cannot be read.
     pub fn load(file: Option<&Path>) -> Result<Self> {
+        check_names(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()))?;
         let mut figment = Figment::from(Toml::string(BASELINE));
         if let Some(file) = file {
             let text = std::fs::read_to_string(file).map_err(|error| {
@@ -390,12 +215,7 @@ impl Config {
             })?;
             figment = figment.merge(Toml::string(&text));
         }
-        let config: Self = figment
-            .merge(Env::prefixed("VECTORKEEP__").split("__"))
-            .extract()
-            .map_err(|error| Error::invalid(one_line(&error)))?;
-        config.check()?;
-        Ok(config)
+        Self::of(&figment.merge(Env::prefixed("VECTORKEEP__").split("__")))
     }
 
     /// The built-in baseline alone.
@@ -403,9 +223,15 @@ impl Config {
     /// # Errors
     /// None in a build whose tests pass.
     pub fn baseline() -> Result<Self> {
-        Figment::from(Toml::string(BASELINE))
+        Self::of(&Figment::from(Toml::string(BASELINE)))
+    }
+
+    fn of(figment: &Figment) -> Result<Self> {
+        let config: Self = figment
             .extract()
-            .map_err(|error| Error::invalid(one_line(&error)))
+            .map_err(|error| Error::invalid(one_line(&error)))?;
+        config.check()?;
+        Ok(config)
     }
 
     /// Whether the service may be reachable by others as it is configured.
@@ -425,34 +251,21 @@ impl Config {
     }
 
     fn check(&self) -> Result<()> {
-        let positive = [
-            ("server.max_body_bytes", self.server.max_body_bytes),
-            (
-                "server.max_receiving_bytes",
-                self.server.max_receiving_bytes,
-            ),
-            ("server.max_connections", self.server.max_connections),
-            ("server.max_threads", self.server.max_threads),
-            ("access.max_keys", self.access.max_keys),
-            (
-                "server.max_concurrent_requests",
-                self.server.max_concurrent_requests,
-            ),
+        self.server.check()?;
+        self.access.check()?;
+        self.tls.check()?;
+        positive(&[
             ("jobs.workers", self.jobs.workers),
             ("jobs.max_queued", self.jobs.max_queued),
             ("jobs.kept", self.jobs.kept),
             ("jobs.max_event_streams", self.jobs.max_event_streams),
             ("drill.queries", self.drill.queries),
+            ("drill.results", self.drill.results),
             ("migration.batch_records", self.migration.batch_records),
             ("migration.batch_bytes", self.migration.batch_bytes),
             ("migration.max_requests", self.migration.max_requests),
             ("migration.max_checkpoints", self.migration.max_checkpoints),
             ("migration.max_differences", self.migration.max_differences),
-            ("drill.results", self.drill.results),
-            ("repository.pack_threads", self.repository.pack_threads),
-            ("repository.max_layers", self.repository.max_layers),
-            ("repository.max_uploads", self.repository.max_uploads),
-            ("repository.max_requests", self.repository.max_requests),
             ("query.max_filter_depth", self.query.max_filter_depth),
             ("query.max_filter_nodes", self.query.max_filter_nodes),
             ("query.max_regex_bytes", self.query.max_regex_bytes),
@@ -461,11 +274,23 @@ impl Config {
             ("query.max_batch_records", self.query.max_batch_records),
             ("query.max_ids", self.query.max_ids),
             ("query.max_answer_bytes", self.query.max_answer_bytes),
-        ];
-        if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return Err(Error::invalid(format!("{key} must be at least 1")));
-        }
-        self.check_server()?;
+            (
+                "migration.max_answer_bytes",
+                self.migration.max_answer_bytes,
+            ),
+        ])?;
+        positive(&[
+            (
+                "migration.request_timeout_ms",
+                self.migration.request_timeout_ms,
+            ),
+            ("storage.sync_interval_ms", self.storage.sync_interval_ms),
+        ])?;
+        countable(&[
+            ("jobs.workers", self.jobs.workers),
+            ("jobs.max_event_streams", self.jobs.max_event_streams),
+            ("migration.max_requests", self.migration.max_requests),
+        ])?;
         if !(self.compaction.ratio == 0.0 || self.compaction.ratio >= 1.0) {
             return Err(Error::invalid("compaction.ratio must be 0 or at least 1"));
         }
@@ -479,7 +304,7 @@ impl Config {
                 "migration.max_checkpoints must not be below jobs.workers",
             ));
         }
-        self.check_repository()?;
+        self.repository.check(self.jobs.memory_bytes)?;
         if self.storage.cache_bytes < 1_048_576 {
             return Err(Error::invalid(
                 "storage.cache_bytes must be at least 1048576",
@@ -488,67 +313,51 @@ impl Config {
         if self.query.max_filter_depth > 256 {
             return Err(Error::invalid("query.max_filter_depth must be at most 256"));
         }
-        self.health.check()?;
-        Ok(())
+        self.health.check()
     }
+}
 
-    fn check_server(&self) -> Result<()> {
-        let times = [
-            ("server.header_timeout_ms", self.server.header_timeout_ms),
-            ("server.body_timeout_ms", self.server.body_timeout_ms),
-            ("server.write_timeout_ms", self.server.write_timeout_ms),
-            (
-                "server.min_body_bytes_per_second",
-                self.server.min_body_bytes_per_second,
-            ),
-            ("access.reload_interval_ms", self.access.reload_interval_ms),
-            ("tls.reload_interval_ms", self.tls.reload_interval_ms),
-        ];
-        if let Some((key, _)) = times.iter().find(|(_, value)| *value == 0) {
-            return Err(Error::invalid(format!("{key} must be at least 1")));
-        }
-        if self.server.max_receiving_bytes < self.server.max_body_bytes {
-            return Err(Error::invalid(
-                "server.max_receiving_bytes must not be below server.max_body_bytes",
-            ));
-        }
-        if self.tls.cert_file.is_some() != self.tls.key_file.is_some() {
-            return Err(Error::invalid("tls.cert_file and tls.key_file go together"));
-        }
-        Ok(())
+/// Refuses the first number that is more than anything could be counted out for.
+fn countable(settings: &[(&str, usize)]) -> Result<()> {
+    match settings.iter().find(|(_, value)| *value > MAX_COUNT) {
+        Some((key, _)) => Err(Error::invalid(format!("{key} must be at most {MAX_COUNT}"))),
+        None => Ok(()),
     }
+}
 
-    fn check_repository(&self) -> Result<()> {
-        check_url(&self.repository.url)?;
-        if !(1..=22).contains(&self.repository.compression_level) {
-            return Err(Error::invalid(
-                "repository.compression_level must be 1 to 22",
-            ));
+/// What looks like a setting and is none is not passed over. Other names with this beginning are somebody else's: in
+/// a cluster every process finds VECTORKEEP_PORT, VECTORKEEP_SERVICE_HOST and more.
+fn check_names(names: impl Iterator<Item = String>) -> Result<()> {
+    type Sections = BTreeMap<String, BTreeMap<String, figment::value::Value>>;
+    let baseline = Figment::from(Toml::string(BASELINE));
+    let baseline: Sections = baseline
+        .extract()
+        .map_err(|error| Error::invalid(one_line(&error)))?;
+    let known = |name: &str| {
+        baseline.iter().find_map(|(section, keys)| {
+            let key = name.strip_prefix(section)?.strip_prefix('_')?;
+            keys.contains_key(key).then(|| format!("{section}__{key}"))
+        })
+    };
+    for name in names {
+        let Some(rest) = name.strip_prefix("VECTORKEEP_") else {
+            continue;
+        };
+        if let Some(meant) = known(&rest.to_ascii_lowercase()) {
+            return Err(Error::invalid(format!(
+                "{name} is no setting: it is VECTORKEEP__{}, with two underscores",
+                meant.to_ascii_uppercase()
+            )));
         }
-        if !(65_536..=268_435_456).contains(&self.repository.pack_bytes) {
-            return Err(Error::invalid(
-                "repository.pack_bytes must be 65536 to 268435456",
-            ));
-        }
-        // Rows and what they become, on each thread and where they are gathered.
-        let written = self
-            .repository
-            .pack_threads
-            .saturating_mul(4)
-            .saturating_add(2);
-        let packs = u64::try_from(written.max(self.repository.max_layers)).unwrap_or(u64::MAX);
-        if packs.saturating_mul(self.repository.pack_bytes) > self.jobs.memory_bytes {
-            return Err(Error::invalid(
-                "repository.pack_bytes times repository.max_layers, or times 4 for each of repository.pack_threads, \
-                 must not be above jobs.memory_bytes",
-            ));
-        }
-        if self.repository.lock_stale_ms < 1_000 {
-            return Err(Error::invalid(
-                "repository.lock_stale_ms must be at least 1000",
-            ));
-        }
-        Ok(())
+    }
+    Ok(())
+}
+
+/// Refuses the first setting that is 0.
+fn positive<N: Default + PartialEq>(settings: &[(&str, N)]) -> Result<()> {
+    match settings.iter().find(|(_, value)| *value == N::default()) {
+        Some((key, _)) => Err(Error::invalid(format!("{key} must be at least 1"))),
+        None => Ok(()),
     }
 }
 
@@ -584,12 +393,7 @@ mod tests {
     use super::*;
 
     fn with(toml: &str) -> Result<Config> {
-        let config: Config = Figment::from(Toml::string(BASELINE))
-            .merge(Toml::string(toml))
-            .extract()
-            .map_err(|error| Error::invalid(one_line(&error)))?;
-        config.check()?;
-        Ok(config)
+        Config::of(&Figment::from(Toml::string(BASELINE)).merge(Toml::string(toml)))
     }
 
     #[test]
@@ -597,6 +401,28 @@ mod tests {
         let config = with("").unwrap();
         assert_eq!(config.server.listen.to_string(), "127.0.0.1:8000");
         assert!(!config.server.allow_reset);
+    }
+
+    #[test]
+    fn a_setting_with_one_underscore_is_refused_and_a_clusters_names_are_not() {
+        let check = |name: &str| check_names([name.to_owned()].into_iter());
+        let refused = check("VECTORKEEP_SERVER_MAX_BODY_BYTES").unwrap_err();
+        assert!(
+            refused
+                .message()
+                .contains("VECTORKEEP__SERVER__MAX_BODY_BYTES"),
+            "{refused}"
+        );
+        for name in [
+            "VECTORKEEP_PORT",
+            "VECTORKEEP_SERVICE_HOST",
+            "VECTORKEEP_PORT_8000_TCP_ADDR",
+            "VECTORKEEP_URL",
+            "VECTORKEEP__SERVER__LISTEN",
+            "PATH",
+        ] {
+            check(name).unwrap();
+        }
     }
 
     #[test]
@@ -611,6 +437,14 @@ mod tests {
             ),
             ("[jobs]\nworkers = 0", "jobs.workers"),
             ("[jobs]\nworkers = -1", "jobs.workers"),
+            (
+                "[server]\nmax_concurrent_requests = 9000000000000000000",
+                "server.max_concurrent_requests",
+            ),
+            (
+                "[server]\nrequest_timeout_ms = 0",
+                "server.request_timeout_ms",
+            ),
             ("[health]\nmax_deep_checks = 0", "health.max_deep_checks"),
             (
                 "[health]\nmonitor_interval_ms = 0",

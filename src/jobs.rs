@@ -4,9 +4,10 @@
 
 mod meters;
 mod record;
+mod run;
+mod submit;
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -22,6 +23,7 @@ use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
 
 pub use record::{JobKind, JobProblem, JobRecord, JobState, RequestKey};
+pub use submit::Submission;
 
 /// The work of a job: runs on a blocking thread, returns its result.
 pub type Work = Box<dyn FnOnce(&Progress) -> Result<Value> + Send>;
@@ -37,36 +39,6 @@ pub struct JobLimits {
     pub kept: usize,
     /// For how long they are.
     pub kept_for: Duration,
-}
-
-/// A job to be.
-pub struct Submission {
-    /// What it does.
-    pub kind: JobKind,
-    /// What was asked for, as it is shown.
-    pub request: Value,
-    /// The caller's name for the request.
-    pub key: Option<RequestKey>,
-    /// What no other job may work on meanwhile.
-    pub claims: Vec<String>,
-    /// The name of the key that asked for it; none where the service itself did, or has no keys.
-    pub requested_by: Option<String>,
-    /// What it does.
-    pub work: Work,
-}
-
-impl Submission {
-    /// A job with no key and no claims.
-    pub fn new(kind: JobKind, request: Value, work: Work) -> Self {
-        Self {
-            kind,
-            request,
-            key: None,
-            claims: Vec::new(),
-            requested_by: None,
-            work,
-        }
-    }
 }
 
 /// All jobs. Cheap to clone.
@@ -193,149 +165,6 @@ impl Jobs {
         }
     }
 
-    /// The job that was submitted with a key.
-    ///
-    /// # Errors
-    /// `Unprocessable` when it was another request.
-    pub fn keyed(&self, key: &RequestKey) -> Result<Option<JobRecord>> {
-        keyed(&self.inner.entries.lock(), key)
-    }
-
-    /// Queues a job; it is durable when this returns. Blocks on that sync. With a key that is known, the job of
-    /// that key is returned and nothing is queued.
-    ///
-    /// # Errors
-    /// `Overloaded` when too many wait, `Conflict` when another job works on what this one claims,
-    /// `Unprocessable` when the key belongs to another request, `Unavailable` when the service stops or the
-    /// store takes no writes.
-    pub fn submit(&self, submission: Submission) -> Result<JobRecord> {
-        let inner = &self.inner;
-        let Submission {
-            kind,
-            request,
-            key,
-            claims,
-            requested_by,
-            work,
-        } = submission;
-        let mut record = JobRecord::new(kind, request, Utc::now());
-        let progress = Progress::default();
-        let _in_order = inner.recording.lock();
-        if inner.draining.load(Ordering::Acquire) {
-            return Err(Error::new(Kind::Unavailable, "the service is stopping"));
-        }
-        {
-            let mut entries = inner.entries.lock();
-            if let Some(key) = &key
-                && let Some(known) = keyed(&entries, key)?
-            {
-                return Ok(known);
-            }
-            check_claims(&entries, &claims)?;
-            let queued = entries
-                .values()
-                .filter(|entry| entry.record.state == JobState::Queued)
-                .count();
-            if queued >= inner.limits.max_queued {
-                return Err(Error::new(
-                    Kind::Overloaded,
-                    format!("{queued} jobs are waiting already (jobs.max_queued)"),
-                ));
-            }
-            (record.key, record.claims) = (key, claims);
-            record.requested_by = requested_by;
-            let entry = Entry {
-                record: record.clone(),
-                progress: progress.clone(),
-            };
-            entries.insert(record.id.clone(), entry);
-        }
-        if let Err(error) = persist(&inner.engine, &record) {
-            inner.entries.lock().remove(&record.id);
-            return Err(error);
-        }
-        self.forget_old();
-        self.start(record.id.clone(), progress, work);
-        Ok(record)
-    }
-
-    /// Runs a queued job once a worker is free.
-    fn start(&self, id: String, progress: Progress, work: Work) {
-        let jobs = self.clone();
-        self.inner.runtime.spawn(async move {
-            let Ok(_permit) = Arc::clone(&jobs.inner.workers).acquire_owned().await else {
-                return;
-            };
-            let runner = jobs.clone();
-            let run = tokio::task::spawn_blocking(move || runner.run(&id, &progress, work));
-            if run.await.is_err() {
-                tracing::error!("a job's thread panicked outside its work");
-            }
-        });
-    }
-
-    fn run(&self, id: &str, progress: &Progress, work: Work) {
-        let started = self.update(id, |record| {
-            if record.state == JobState::Queued {
-                record.state = JobState::Running;
-                record.started_at = Some(Utc::now());
-            }
-        });
-        if started.is_none_or(|record| record.state != JobState::Running) {
-            return;
-        }
-        let outcome = catch_unwind(AssertUnwindSafe(|| work(progress))).unwrap_or_else(|panic| {
-            let text = panic
-                .downcast_ref::<String>()
-                .cloned()
-                .or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
-            Err(Error::internal("the job panicked").because(text.unwrap_or_default()))
-        });
-        let reading = progress.reading();
-        let draining = self.inner.draining.load(Ordering::Acquire);
-        let stopped = |error: &Error| draining && error.kind() == Kind::Canceled;
-        let finished = self.update(id, |record| {
-            record.reading = reading.into();
-            record.finished_at = Some(Utc::now());
-            match &outcome {
-                Ok(result) => {
-                    record.state = JobState::Succeeded;
-                    record.result = Some(result.clone());
-                }
-                Err(error) if stopped(error) && !record.cancel_requested => {
-                    if record.resumes() {
-                        record.state = JobState::Queued;
-                        record.finished_at = None;
-                    } else {
-                        interrupt(record);
-                    }
-                }
-                Err(error) => {
-                    record.state = match error.kind() {
-                        Kind::Canceled => JobState::Canceled,
-                        _ => JobState::Failed,
-                    };
-                    let mut problem = JobProblem::from(error);
-                    // A failure may carry what was found.
-                    record.result = problem.take_member("result");
-                    record.problem = Some(problem);
-                }
-            }
-        });
-        if let Some(record) = finished {
-            audit(&record);
-            if record.kind.touches_backups() {
-                self.inner.backups.send_modify(|version| *version += 1);
-            }
-            match &outcome {
-                Ok(_) => tracing::info!(job.id = id, job.kind = %record.kind, "job succeeded"),
-                Err(error) => {
-                    tracing::warn!(job.id = id, job.kind = %record.kind, error = ?error, "job ended without success");
-                }
-            }
-        }
-    }
-
     /// Changes a record, persists it, tells those who wait.
     fn update(&self, id: &str, change: impl FnOnce(&mut JobRecord)) -> Option<JobRecord> {
         let _in_order = self.inner.recording.lock();
@@ -399,7 +228,7 @@ impl Jobs {
         entries
             .get(id)
             .map(Entry::current)
-            .ok_or_else(|| Error::not_found(format!("there is no job {id:?}")))
+            .ok_or_else(|| unknown(id))
     }
 
     /// Jobs older than `before` (all without), newest first, at most `limit`.
@@ -422,6 +251,20 @@ impl Jobs {
             .collect()
     }
 
+    /// How many wait and how many run.
+    pub fn under_way(&self) -> (usize, usize) {
+        let entries = self.inner.entries.lock();
+        let (mut queued, mut running) = (0, 0);
+        for entry in entries.values() {
+            match entry.record.state {
+                JobState::Queued => queued += 1,
+                JobState::Running => running += 1,
+                _ => {}
+            }
+        }
+        (queued, running)
+    }
+
     /// Asks a job to stop. Blocks on recording it.
     ///
     /// # Errors
@@ -430,9 +273,7 @@ impl Jobs {
         let too_late = || Error::new(Kind::Conflict, "the job can no longer be canceled");
         let (queued, progress) = {
             let entries = self.inner.entries.lock();
-            let entry = entries
-                .get(id)
-                .ok_or_else(|| Error::not_found(format!("there is no job {id:?}")))?;
+            let entry = entries.get(id).ok_or_else(|| unknown(id))?;
             if entry.record.state.is_final() {
                 return Err(too_late());
             }
@@ -492,19 +333,15 @@ impl Jobs {
         }
         // What waits is not begun any more, and what it holds is let go.
         self.inner.workers.close();
-        let quiet = async { while self.running() > 0 && changes.changed().await.is_ok() {} };
+        let quiet = async { while self.under_way().1 > 0 && changes.changed().await.is_ok() {} };
         if tokio::time::timeout(timeout, quiet).await.is_err() {
             tracing::warn!("jobs were still running when the grace period ended");
         }
     }
+}
 
-    fn running(&self) -> usize {
-        let entries = self.inner.entries.lock();
-        entries
-            .values()
-            .filter(|entry| entry.record.state == JobState::Running)
-            .count()
-    }
+fn unknown(id: &str) -> Error {
+    Error::not_found(format!("there is no job {id:?}"))
 }
 
 fn interrupt(record: &mut JobRecord) {
@@ -519,56 +356,8 @@ fn interrupt(record: &mut JobRecord) {
     });
 }
 
-fn keyed(entries: &BTreeMap<String, Entry>, key: &RequestKey) -> Result<Option<JobRecord>> {
-    let named = |entry: &&Entry| entry.record.key.as_ref().is_some_and(|k| k.key == key.key);
-    let Some(found) = entries.values().find(named) else {
-        return Ok(None);
-    };
-    if found.record.key.as_ref() != Some(key) {
-        return Err(Error::unprocessable(format!(
-            "the Idempotency-Key was used for another request: job {}",
-            found.record.id
-        ))
-        .with("job_id", found.record.id.clone()));
-    }
-    Ok(Some(found.current()))
-}
-
-fn check_claims(entries: &BTreeMap<String, Entry>, claims: &[String]) -> Result<()> {
-    let active = entries.values().map(|entry| &entry.record);
-    for record in active.filter(|record| !record.state.is_final()) {
-        if let Some(claim) = claims.iter().find(|claim| record.claims.contains(claim)) {
-            return Err(Error::new(
-                Kind::Conflict,
-                format!(
-                    "a {} is under way on {claim}: job {}; try again when it is over",
-                    record.kind, record.id
-                ),
-            )
-            .with("job_id", record.id.clone()));
-        }
-    }
-    Ok(())
-}
-
 fn persist(engine: &Engine, record: &JobRecord) -> Result<()> {
     let payload = serde_json::to_vec(record)
         .map_err(|error| Error::internal("a job's record cannot be encoded").because(error))?;
     engine.put_job(&record.id, payload)
-}
-
-/// How it ended, for whoever reads who changed what.
-fn audit(record: &JobRecord) {
-    // What is taken up again after the restart has not ended.
-    if !record.state.is_final() {
-        return;
-    }
-    tracing::info!(
-        target: crate::telemetry::AUDIT,
-        key = %record.requested_by.as_deref().unwrap_or("vectorkeep"),
-        action = %record.kind,
-        target = record.id,
-        outcome = ?record.state,
-        "audit"
-    );
 }

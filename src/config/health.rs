@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::positive;
 use crate::error::{Error, Result};
 
 /// `[health]`
@@ -28,14 +29,11 @@ pub struct HealthConfig {
 
 impl HealthConfig {
     pub(super) fn check(&self) -> Result<()> {
-        let positive = [
+        positive(&[
             ("health.embedding_sample", self.embedding_sample),
             ("health.max_duplicate_entries", self.max_duplicate_entries),
             ("health.max_deep_checks", self.max_deep_checks),
-        ];
-        if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return Err(Error::invalid(format!("{key} must be at least 1")));
-        }
+        ])?;
         if self.disk_fail_bytes > self.disk_warn_bytes {
             return Err(Error::invalid(
                 "health.disk_fail_bytes must not be above health.disk_warn_bytes",

@@ -5,99 +5,15 @@
 //! are kept apart and by exact type, as `$contains` wants them. Documents are not here: a filter on them
 //! gets candidates that its other conditions leave, and reads those.
 
+mod keys;
+
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Bound;
 
 use roaring::RoaringTreemap;
 
-use crate::model::filter::{CompareOp, Condition, Filter, Number, Scalar};
-use crate::model::metadata::{Metadata, MetadataValue};
-
-/// A scalar as a key: kinds after one another, numbers by value. Integral floats that an i64 can hold are
-/// integers here, so that equal numbers are one key.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum ValueKey {
-    Bool(bool),
-    Number(NumberKey),
-    Str(Box<str>),
-}
-
-#[derive(Clone, Copy, Debug)]
-struct NumberKey(Number);
-
-impl NumberKey {
-    fn new(number: Number) -> Self {
-        match number {
-            // Both bounds are exact in f64; the upper one is the first value that is too large.
-            Number::Float(float)
-                if float.fract() == 0.0
-                    && (i64::MIN as f64..-(i64::MIN as f64)).contains(&float) =>
-            {
-                Self(Number::Int(float as i64))
-            }
-            number => Self(number),
-        }
-    }
-}
-
-impl PartialEq for NumberKey {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for NumberKey {}
-
-impl PartialOrd for NumberKey {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for NumberKey {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        // Total: JSON has no NaN.
-        self.0
-            .partial_cmp(&other.0)
-            .unwrap_or(std::cmp::Ordering::Equal)
-    }
-}
-
-/// A list's element as a key, by exact type.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum ElementKey {
-    Bool(bool),
-    Int(i64),
-    /// Bits; -0.0 as 0.0, which it equals.
-    Float(u64),
-    Str(Box<str>),
-}
-
-impl ElementKey {
-    fn float(value: f64) -> Self {
-        Self::Float((value + 0.0).to_bits())
-    }
-
-    fn of(scalar: &Scalar) -> Self {
-        match scalar {
-            Scalar::Bool(value) => Self::Bool(*value),
-            Scalar::Int(value) => Self::Int(*value),
-            Scalar::Float(value) => Self::float(*value),
-            Scalar::Str(value) => Self::Str(value.as_str().into()),
-        }
-    }
-}
-
-impl ValueKey {
-    fn of(scalar: &Scalar) -> Self {
-        match scalar {
-            Scalar::Bool(value) => Self::Bool(*value),
-            Scalar::Int(value) => Self::Number(NumberKey::new(Number::Int(*value))),
-            Scalar::Float(value) => Self::Number(NumberKey::new(Number::Float(*value))),
-            Scalar::Str(value) => Self::Str(value.as_str().into()),
-        }
-    }
-}
+use self::keys::{ElementKey, Entries, ValueKey, range};
+use crate::model::filter::{Condition, Filter};
+use crate::model::metadata::Metadata;
 
 /// The ordinals that have a value; most values of a key like a title have one.
 #[derive(Debug)]
@@ -150,38 +66,6 @@ impl Postings {
 struct KeyIndex {
     values: BTreeMap<ValueKey, Postings>,
     elements: BTreeMap<ElementKey, Postings>,
-}
-
-/// Where a metadata value stands.
-enum Entries {
-    Value(ValueKey),
-    Elements(Vec<ElementKey>),
-}
-
-impl Entries {
-    fn of(value: &MetadataValue) -> Self {
-        let number = |number| Self::Value(ValueKey::Number(NumberKey::new(number)));
-        match value {
-            MetadataValue::Bool(value) => Self::Value(ValueKey::Bool(*value)),
-            MetadataValue::Int(value) => number(Number::Int(*value)),
-            MetadataValue::Float(value) => number(Number::Float(*value)),
-            MetadataValue::Str(value) => Self::Value(ValueKey::Str(value.as_str().into())),
-            MetadataValue::BoolList(list) => {
-                Self::Elements(list.iter().map(|v| ElementKey::Bool(*v)).collect())
-            }
-            MetadataValue::IntList(list) => {
-                Self::Elements(list.iter().map(|v| ElementKey::Int(*v)).collect())
-            }
-            MetadataValue::FloatList(list) => {
-                Self::Elements(list.iter().map(|v| ElementKey::float(*v)).collect())
-            }
-            MetadataValue::StrList(list) => Self::Elements(
-                list.iter()
-                    .map(|v| ElementKey::Str(v.as_str().into()))
-                    .collect(),
-            ),
-        }
-    }
 }
 
 fn insert<K: Ord>(map: &mut BTreeMap<K, Postings>, key: K, ordinal: u64) {
@@ -309,15 +193,11 @@ impl MetadataIndex {
                 }
                 selected
             }
-            leaf if leaf.reads_documents() => Selection {
-                ordinals: None,
-                exact: false,
-            },
-            Filter::Metadata { key, condition } => Selection {
+            Filter::Metadata { key, condition } if !filter.reads_documents() => Selection {
                 ordinals: Some(self.leaf(self.keys.get(key), condition)),
                 exact: true,
             },
-            Filter::Document(_) => Selection {
+            Filter::Metadata { .. } | Filter::Document(_) => Selection {
                 ordinals: None,
                 exact: false,
             },
@@ -326,10 +206,10 @@ impl MetadataIndex {
 
     fn leaf(&self, index: Option<&KeyIndex>, condition: &Condition) -> RoaringTreemap {
         let mut found = RoaringTreemap::new();
-        let mut negated = false;
-        if let Condition::Ne(_) | Condition::NotIn(_) | Condition::NotContains(_) = condition {
-            negated = true;
-        }
+        let negated = matches!(
+            condition,
+            Condition::Ne(_) | Condition::NotIn(_) | Condition::NotContains(_)
+        );
         if let Some(index) = index {
             index.positive(condition, &mut found);
         }
@@ -364,20 +244,6 @@ impl KeyIndex {
     }
 }
 
-/// The run of number keys in this relation to the operand.
-fn range(op: CompareOp, operand: Number) -> (Bound<ValueKey>, Bound<ValueKey>) {
-    // Numbers stand between the booleans and the strings.
-    let before_numbers = Bound::Excluded(ValueKey::Bool(true));
-    let after_numbers = Bound::Excluded(ValueKey::Str("".into()));
-    let operand = ValueKey::Number(NumberKey::new(operand));
-    match op {
-        CompareOp::Gt => (Bound::Excluded(operand), after_numbers),
-        CompareOp::Gte => (Bound::Included(operand), after_numbers),
-        CompareOp::Lt => (before_numbers, Bound::Excluded(operand)),
-        CompareOp::Lte => (before_numbers, Bound::Included(operand)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -385,6 +251,7 @@ mod tests {
 
     use super::*;
     use crate::model::filter::Limits;
+    use crate::model::metadata::MetadataValue;
 
     const LIMITS: Limits = Limits {
         max_depth: 16,

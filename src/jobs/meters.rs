@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{JobKind, JobRecord, JobState, Jobs};
+use super::{JobKind, JobRecord, JobState};
 use crate::meters::{JOB_DURATION, counter, histogram};
 
 fn ends(kind: JobKind, state: JobState) -> metrics::Counter {
@@ -71,20 +71,4 @@ fn ran_seconds(started: Option<DateTime<Utc>>, finished: Option<DateTime<Utc>>) 
         .zip(finished)
         .and_then(|(started, finished)| (finished - started).to_std().ok());
     ran.unwrap_or_default().as_secs_f64()
-}
-
-impl Jobs {
-    /// How many wait and how many run.
-    pub fn under_way(&self) -> (usize, usize) {
-        let entries = self.inner.entries.lock();
-        let (mut queued, mut running) = (0, 0);
-        for entry in entries.values() {
-            match entry.record.state {
-                JobState::Queued => queued += 1,
-                JobState::Running => running += 1,
-                _ => {}
-            }
-        }
-        (queued, running)
-    }
 }

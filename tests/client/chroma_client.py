@@ -33,11 +33,12 @@ from dataclasses import dataclass
 import chromadb
 from chromadb.errors import ChromaError, InvalidArgumentError, NotFoundError
 
+import catalog_scenarios
+import record_scenarios
 import reference
 from peer import LetterCount, Peer
 from reference import Mismatch, Model, compare_collection, compare_query, done, equal, expect, raises
 from samples import random_operations, random_vector
-from scenarios import SCENARIOS, reset_if_allowed
 
 # Where the write phase leaves its data: fixed, because the verify phase is another process.
 KEPT_TENANT, KEPT_DATABASE = "client_check_tenant", "client_check_database"
@@ -206,10 +207,10 @@ async def run(host, port, phase):
                 await run_with(report, host, port, kind, functools.partial(verify_kept_records, kept=kept), f"verify {kept.name}")
     if phase == "all":
         for kind in ("sync", "async"):
-            for function in SCENARIOS:
+            for function in catalog_scenarios.SCENARIOS + record_scenarios.SCENARIOS:
                 await run_with(report, host, port, kind, function, function.__name__)
         for kind in ("sync", "async"):
-            await run_with(report, host, port, kind, reset_if_allowed, "reset_if_allowed")
+            await run_with(report, host, port, kind, catalog_scenarios.reset_if_allowed, "reset_if_allowed")
     return report.close()
 
 

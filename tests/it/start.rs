@@ -1,20 +1,22 @@
 //! The program itself: what stops its start, what it survives, and how it ends.
 
 mod disk;
+mod ends;
 mod keys;
 mod loss;
 mod memory;
 mod offline;
+mod settings;
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::harness::{Collection, Http, eventually, files_below, numbered, text, wordnet_50};
+use crate::harness::{Http, eventually, files_below, numbered, parse_record, wordnet_50};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_vectorkeep");
 
@@ -174,132 +176,6 @@ fn assert_one_line(message: &str, named: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_setting_stops_the_start_with_one_line_that_names_it() {
-    let home = tempfile::tempdir().unwrap();
-    for (name, value, named) in [
-        ("VECTORKEEP__SERVER__LISTN", "127.0.0.1:1", "listn"),
-        ("VECTORKEEP__SEVER__LISTEN", "127.0.0.1:1", "sever"),
-        ("VECTORKEEP__NOTHING", "1", "nothing"),
-        ("VECTORKEEP__SERVER__LISTEN", "nowhere", "server.listen"),
-        ("VECTORKEEP__SERVER__LISTEN", "8000", "server.listen"),
-        (
-            "VECTORKEEP__SERVER__ALLOW_RESET",
-            "perhaps",
-            "server.allow_reset",
-        ),
-        (
-            "VECTORKEEP__SERVER__MAX_BODY_BYTES",
-            "0",
-            "server.max_body_bytes",
-        ),
-        (
-            "VECTORKEEP__STORAGE__DURABILITY",
-            "sometimes",
-            "storage.durability",
-        ),
-        ("VECTORKEEP__JOBS__WORKERS", "-1", "jobs.workers"),
-        (
-            "VECTORKEEP__REPOSITORY__COMPRESSION_LEVEL",
-            "99",
-            "repository.compression_level",
-        ),
-        ("VECTORKEEP__LOG__FORMAT", "xml", "log.format"),
-        ("VECTORKEEP__LOG__LEVEL", "a=b=c=", "log.level"),
-    ] {
-        let mut command = program(&the_binary(), home.path());
-        command.env(name, value);
-        let (code, message) = refusal(command, home.path()).await;
-        assert_eq!(code, Some(1), "{name}={value}: {message}");
-        assert_one_line(&message, named);
-        assert!(
-            !home.path().join("data").exists(),
-            "{name}={value} made a data directory"
-        );
-    }
-    for (content, named) in [
-        (Some("[server]\nlistn = \"127.0.0.1:1\"\n"), "listn"),
-        (Some("[server]\nlisten = 5\n"), "server.listen"),
-        (Some("[storage]\ncache_bytes = 1\n"), "storage.cache_bytes"),
-        (
-            Some("[health]\ndisk_fail_bytes = 9_000_000_000_000\n"),
-            "disk_fail_bytes",
-        ),
-        (Some("[server\n"), "TOML parse error at line 1"),
-        (None, "settings.toml"),
-    ] {
-        let file = home.path().join("settings.toml");
-        let _ = fs::remove_file(&file);
-        if let Some(content) = content {
-            fs::write(&file, content).unwrap();
-        }
-        let mut command = program(&the_binary(), home.path());
-        command.args(["serve", "--config"]).arg(&file);
-        let (code, message) = refusal(command, home.path()).await;
-        assert_eq!(code, Some(1), "{content:?}: {message}");
-        assert_one_line(&message, named);
-        assert!(
-            !home.path().join("data").exists(),
-            "{content:?} made a data directory"
-        );
-    }
-}
-
-/// A value that can never work is no repository that happens to be out of reach.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_repository_of_a_kind_that_is_not_offered_stops_the_start() {
-    let home = tempfile::tempdir().unwrap();
-    for url in [
-        "ftp://host/backups",
-        "s3://id:secret@bucket/x",
-        "s3://",
-        "http://example.com",
-        "",
-    ] {
-        let started =
-            Process::try_start(home.path(), &[("VECTORKEEP__REPOSITORY__URL", url)]).await;
-        let Err((status, message)) = started else {
-            panic!("it starts with repository.url = {url:?}");
-        };
-        assert_eq!(status.code(), Some(1), "{message}");
-        assert_one_line(&message, "repository.url");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_environment_goes_over_the_file_and_the_file_over_the_baseline() {
-    let home = tempfile::tempdir().unwrap();
-    let file = home.path().join("settings.toml");
-    fs::write(
-        &file,
-        "[server]\nallow_reset = true\nmax_body_bytes = 1000\n[log]\nformat = \"json\"\n",
-    )
-    .unwrap();
-    let line = the_binary();
-    let launched = Process::launch(home.path(), &line, |command| {
-        command.arg("serve").arg("--config").arg(&file);
-        command.env("VECTORKEEP__SERVER__MAX_BODY_BYTES", "5000");
-    });
-    let Ok(process) = launched.await else {
-        panic!("it does not start with a file");
-    };
-    let http = &process.http;
-    http.post("/api/v2/reset", json!(null)).await.expect(200);
-    http.post("/backups", json!({"labels": {"a": "x".repeat(4_000)}}))
-        .await
-        .expect(202);
-    http.post("/backups", json!({"labels": {"a": "x".repeat(5_000)}}))
-        .await
-        .problem(413);
-    let log = process.stderr();
-    let lines: Vec<Value> = log
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}")))
-        .collect();
-    assert!(!lines.is_empty());
-    process.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_second_process_on_the_same_directory_is_refused_and_the_first_unharmed() {
     let home = tempfile::tempdir().unwrap();
     let first = Process::start(home.path(), &[]).await;
@@ -327,7 +203,7 @@ async fn a_second_process_on_the_same_directory_is_refused_and_the_first_unharme
 
     assert_eq!(words.dump().await, dump);
     words
-        .add(&[crate::harness::parse_record(
+        .add(&[parse_record(
             &json!({"id": "more", "embedding": vec![0.5; 384]}),
         )])
         .await;
@@ -368,126 +244,6 @@ async fn a_port_that_is_taken_is_named_and_the_data_unharmed() {
         numbered("w", 5)
     );
     again.stop().await;
-}
-
-/// Adds one record after the other until the service goes away; the ids that were acknowledged.
-async fn add_until_gone(collection: Collection, http: Http, writer: usize) -> Vec<String> {
-    let mut acknowledged = Vec::new();
-    for number in 0.. {
-        let id = format!("{writer}-{number}");
-        let body = json!({"ids": [id], "embeddings": [[writer, number]], "documents": ["text"]});
-        let request = http.request("POST", &collection.path("add")).json(&body);
-        match Http::try_send(request).await {
-            Ok(answer) if answer.status == 201 => acknowledged.push(id),
-            Ok(answer) if answer.status == 503 => break,
-            Ok(answer) => panic!("{}: {}", answer.status, answer.text()),
-            Err(_) => break,
-        }
-    }
-    acknowledged
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn sigterm_under_writes_ends_with_0_and_keeps_all_that_was_acknowledged() {
-    let home = tempfile::tempdir().unwrap();
-    let mut expected: Vec<String> = Vec::new();
-    for round in 0..3_usize {
-        let mut process = Process::start(home.path(), &[]).await;
-        let http = process.http.clone();
-        let words = if round == 0 {
-            http.create("words").await
-        } else {
-            http.open("words").await
-        };
-        let before = words.count().await;
-        let writers: Vec<_> = (0..4)
-            .map(|writer| {
-                tokio::spawn(add_until_gone(
-                    words.clone(),
-                    http.clone(),
-                    round * 10 + writer,
-                ))
-            })
-            .collect();
-        eventually("some writes", async || {
-            (words.count().await >= before + 60).then_some(())
-        })
-        .await;
-        process.terminate();
-        let status = process.ended().await;
-        assert_eq!(status.code(), Some(0), "{status}: {}", process.stderr());
-        for writer in writers {
-            expected.extend(writer.await.unwrap());
-        }
-    }
-    let process = Process::start(home.path(), &[]).await;
-    let found = process.http.open("words").await.ids(json!({})).await;
-    for id in &expected {
-        assert!(found.contains(id), "{id} was acknowledged and is lost");
-    }
-    assert!(
-        found.len() <= expected.len() + 12,
-        "{} records of {} acknowledged",
-        found.len(),
-        expected.len()
-    );
-    process.http.get("/health/collections").await.expect(200);
-    process.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_killed_backup_is_never_running_again_and_never_half_there() {
-    let home = tempfile::tempdir().unwrap();
-    let mut process = Process::start(home.path(), &[]).await;
-    process
-        .http
-        .create("words")
-        .await
-        .add(&numbered("w", 20_000))
-        .await;
-    let mut interrupted = 0;
-    for _ in 0..5 {
-        let job = text(&process.http.send("POST", "/backups", None).await.ok(202)["id"]);
-        process.child.kill().unwrap();
-        assert_eq!(process.ended().await.signal(), Some(9));
-        process = Process::start(home.path(), &[]).await;
-        let job = process.http.get(&format!("/jobs/{job}")).await.ok(200);
-        match text(&job["state"]).as_str() {
-            "interrupted" => interrupted += 1,
-            "succeeded" => drop(
-                process
-                    .http
-                    .get(&format!("/backups/{}", text(&job["result"]["id"])))
-                    .await
-                    .expect(200),
-            ),
-            other => panic!("{other}: {job}"),
-        }
-        for state in ["running", "queued"] {
-            assert_eq!(
-                process
-                    .http
-                    .get(&format!("/jobs?state={state}"))
-                    .await
-                    .ok(200)["jobs"],
-                json!([])
-            );
-        }
-        let listed = process.http.get("/backups").await.ok(200);
-        for backup in listed["backups"].as_array().unwrap() {
-            assert_eq!(backup["records"], 20_000);
-            process
-                .http
-                .get(&format!("/backups/{}/export", text(&backup["id"])))
-                .await
-                .ok(200);
-        }
-    }
-    assert!(interrupted > 0, "no kill fell into a backup");
-    // What was left behind does not stand in the way.
-    let backup = process.http.backup(json!({})).await;
-    assert_eq!(backup["records"], 20_000);
-    process.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,9 +1,10 @@
 //! Retention: backups are deleted, pinned, labelled and pruned; what the rest needs stays, and what nothing
 //! needs any more goes from the disk, counted to the byte.
 
+mod pins;
 mod prune;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -11,11 +12,7 @@ use serde_json::{Value, json};
 use vectorkeep::model::record::Record;
 
 use super::exported;
-use crate::harness::{
-    Answer, Collection, Service, assert_members, eventually, files_below, numbered, strings, text,
-};
-
-const PRUNING: [&str; 4] = ["kept", "deleted", "freed_bytes", "pending_bytes"];
+use crate::harness::{Answer, Collection, Service, eventually, files_below, numbered, text};
 
 /// What nothing needs is removed at once.
 async fn without_grace() -> Service {
@@ -166,51 +163,6 @@ fn stray(service: &Service) -> PathBuf {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(&path, b"left behind").unwrap();
     path
-}
-
-/// What a pruning would do.
-async fn planned(service: &Service, mut rules: Value) -> Value {
-    rules["dry_run"] = json!(true);
-    let plan = service.post("/backups/prune", rules).await.ok(200);
-    assert_members(&plan, &PRUNING);
-    plan
-}
-
-/// Prunes; what was done.
-async fn pruned(service: &Service, rules: Value) -> Value {
-    let mut job = service
-        .post("/backups/prune?wait=true", rules)
-        .await
-        .ok(200);
-    assert_eq!(
-        (&job["kind"], &job["state"]),
-        (&json!("prune"), &json!("succeeded"))
-    );
-    let result = job["result"].take();
-    assert_members(&result, &PRUNING);
-    result
-}
-
-/// Why each is kept, by its id.
-fn reasons(pruning: &Value) -> BTreeMap<String, Vec<String>> {
-    let kept = pruning["kept"].as_array().unwrap().iter();
-    kept.map(|kept| (text(&kept["id"]), strings(&kept["reasons"])))
-        .collect()
-}
-
-/// Ids of what is kept, each with a reason, and of what goes.
-fn split(pruning: &Value) -> (BTreeSet<String>, BTreeSet<String>) {
-    let kept = reasons(pruning);
-    assert!(
-        kept.values().all(|reasons| !reasons.is_empty()),
-        "{pruning}"
-    );
-    let deleted = strings(&pruning["deleted"]);
-    (kept.into_keys().collect(), deleted.into_iter().collect())
-}
-
-fn these(made: &[String], at: &[usize]) -> BTreeSet<String> {
-    at.iter().map(|&at| made[at].clone()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -392,131 +344,4 @@ async fn a_pending_pack_that_is_needed_again_stays() {
     let third = back_up(&service, json!({})).await;
     assert_eq!(deleted(&service, &third).await, (0, 0));
     assert_sound(&service, &second, &records).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn packs_that_nothing_refers_to_are_collected_by_deleting_and_pruning() {
-    let service = without_grace().await;
-    let made = full_backups(&service, 2).await;
-    let size = b"left behind".len() as u64;
-
-    let left_behind = stray(&service);
-    let before = packs(&service);
-    let (freed, pending) = deleted(&service, &made[0]).await;
-    assert_eq!((freed, pending), (vanished(&before, &packs(&service)), 0));
-    assert!(freed > size && !left_behind.exists());
-
-    stray(&service);
-    let result = pruned(&service, json!({"keep_last": 5})).await;
-    assert_eq!(split(&result), (these(&made, &[1]), BTreeSet::new()));
-    assert_eq!(bytes(&result), (size, 0));
-    assert!(!left_behind.exists());
-    assert_eq!(verify(&service, &made[1]).await.status, 200);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn pins_and_labels_are_changed_one_by_one_and_kept() {
-    let mut service = Service::start().await;
-    service.create("words").await.add(&numbered("w", 3)).await;
-    let labels = json!({"reason": "test"});
-    let mut expected = service.backup(json!({"labels": labels})).await;
-    let id = text(&expected["id"]);
-    let manifest = fs::read(manifest_of(&service, &id)).unwrap();
-    back_up(&service, json!({})).await;
-
-    expected["pinned"] = json!(true);
-    let answer = patch(&service, &id, json!({"pinned": true})).await.ok(200);
-    assert_eq!(answer, expected, "the labels stay");
-    expected["labels"] = json!({"why": "audit", "päge": "a:b"});
-    let body = json!({"labels": expected["labels"]});
-    let answer = patch(&service, &id, body).await.ok(200);
-    assert_eq!(
-        answer, expected,
-        "the pin stays, the labels are these alone"
-    );
-    for _ in 0..2 {
-        let shown = service.get(&format!("/backups/{id}")).await.ok(200);
-        assert_eq!(shown, expected);
-        let listed = service.get("/backups").await.ok(200);
-        assert_eq!(listed["backups"][1], expected);
-        let found = service.get("/backups?label=why:audit").await.ok(200);
-        assert_eq!(found["backups"], json!([expected]));
-        let found = service.get("/backups?label=reason:test").await.ok(200);
-        assert_eq!(found["backups"], json!([]));
-        service.restart().await;
-    }
-
-    for (body, named) in [
-        (json!({"pined": false}), "pined"),
-        (json!({"pinned": false, "label": {}}), "label"),
-        (json!({"pinned": "no"}), "pinned"),
-        (json!({"labels": {"a": 1}}), "labels"),
-    ] {
-        let problem = patch(&service, &id, body).await.problem(422);
-        assert!(text(&problem["detail"]).contains(named), "{problem}");
-    }
-    let unknown = "backup_2001-01-01_00-00-00";
-    let body = json!({"pinned": true});
-    patch(&service, unknown, body).await.problem(404);
-    let shown = service.get(&format!("/backups/{id}")).await.ok(200);
-    assert_eq!(shown, expected);
-
-    expected["labels"] = json!({});
-    let answer = patch(&service, &id, json!({"labels": {}})).await.ok(200);
-    assert_eq!(answer, expected);
-    let now = fs::read(manifest_of(&service, &id)).unwrap();
-    assert_eq!(now, manifest, "a manifest never changes");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_pinned_backup_is_not_deleted_until_it_is_unpinned() {
-    let service = without_grace().await;
-    let (_, records) = loaded(&service).await;
-    let born_pinned = back_up(&service, json!({"pinned": true, "kind": "full"})).await;
-    let pinned_later = back_up(&service, json!({"kind": "full"})).await;
-    let body = json!({"pinned": true});
-    patch(&service, &pinned_later, body).await.ok(200);
-    for id in [born_pinned, pinned_later] {
-        let before = (ids(&service).await, files(&service));
-        delete(&service, &id).await.problem(409);
-        assert!((ids(&service).await, files(&service)) == before, "{id}");
-        assert_sound(&service, &id, &records).await;
-        patch(&service, &id, json!({"pinned": false})).await.ok(200);
-        deleted(&service, &id).await;
-    }
-    assert_eq!(packs(&service), BTreeMap::new());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn labels_are_bounded_in_bytes() {
-    let service = Service::with(|config| config.repository.max_label_bytes = 10).await;
-    service.create("words").await.add(&numbered("w", 3)).await;
-    let id = back_up(&service, json!({})).await;
-    for fits in [
-        json!({"k": "123456789"}),
-        json!({"k": "üüüü1"}),
-        json!({"ab": "cde", "fg": "hij"}),
-    ] {
-        back_up(&service, json!({"labels": fits})).await;
-        let answer = patch(&service, &id, json!({"labels": fits})).await.ok(200);
-        assert_eq!(answer["labels"], fits);
-    }
-    let before = (
-        service.get("/backups").await.ok(200),
-        service.get("/jobs").await.ok(200),
-    );
-    for over in [
-        json!({"k": "1234567890"}),
-        json!({"k": "üüüüü"}),
-        json!({"ab": "cde", "fg": "hijk"}),
-    ] {
-        let body = json!({"labels": over});
-        service.post("/backups", body.clone()).await.problem(422);
-        patch(&service, &id, body).await.problem(422);
-    }
-    let after = (
-        service.get("/backups").await.ok(200),
-        service.get("/jobs").await.ok(200),
-    );
-    assert_eq!(after, before);
 }

@@ -1,6 +1,12 @@
 //! Keys as an operator meets them: made on the command line, needed beyond loopback, named in the log.
 
-use super::*;
+use std::fs;
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+
+use super::{Process, assert_one_line, program, refusal, the_binary};
+use crate::harness::Http;
 
 /// Runs `vectorkeep key`: the secret, and the printed table.
 fn make_key(arguments: &[&str]) -> (String, String) {

@@ -1,16 +1,62 @@
 //! Pruning: what the rules keep, what goes, and what is never touched.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use serde_json::{Value, json};
 
 use super::{
-    PRUNING, assert_sound, back_up, bytes, change, deleted, files, full_backups, ids, loaded,
-    manifest_of, packs, patch, planned, pruned, reasons, split, stray, these, unneeded, vanished,
-    verify, without_grace,
+    assert_sound, back_up, bytes, change, deleted, files, full_backups, ids, loaded, manifest_of,
+    packs, patch, stray, unneeded, vanished, verify, without_grace,
 };
-use crate::harness::{Service, numbered, text};
+use crate::harness::{Service, assert_members, numbered, strings, text};
+
+const PRUNING: [&str; 4] = ["kept", "deleted", "freed_bytes", "pending_bytes"];
+
+/// What a pruning would do.
+async fn planned(service: &Service, mut rules: Value) -> Value {
+    rules["dry_run"] = json!(true);
+    let plan = service.post("/backups/prune", rules).await.ok(200);
+    assert_members(&plan, &PRUNING);
+    plan
+}
+
+/// Prunes; what was done.
+async fn pruned(service: &Service, rules: Value) -> Value {
+    let mut job = service
+        .post("/backups/prune?wait=true", rules)
+        .await
+        .ok(200);
+    assert_eq!(
+        (&job["kind"], &job["state"]),
+        (&json!("prune"), &json!("succeeded"))
+    );
+    let result = job["result"].take();
+    assert_members(&result, &PRUNING);
+    result
+}
+
+/// Why each is kept, by its id.
+fn reasons(pruning: &Value) -> BTreeMap<String, Vec<String>> {
+    let kept = pruning["kept"].as_array().unwrap().iter();
+    kept.map(|kept| (text(&kept["id"]), strings(&kept["reasons"])))
+        .collect()
+}
+
+/// Ids of what is kept, each with a reason, and of what goes.
+fn split(pruning: &Value) -> (BTreeSet<String>, BTreeSet<String>) {
+    let kept = reasons(pruning);
+    assert!(
+        kept.values().all(|reasons| !reasons.is_empty()),
+        "{pruning}"
+    );
+    let deleted = strings(&pruning["deleted"]);
+    (kept.into_keys().collect(), deleted.into_iter().collect())
+}
+
+fn these(made: &[String], at: &[usize]) -> BTreeSet<String> {
+    at.iter().map(|&at| made[at].clone()).collect()
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pruning_that_keeps_nothing_or_is_not_understood_is_refused() {
@@ -285,4 +331,24 @@ async fn a_manifest_that_was_moved_by_hand_stops_pruning() {
     assert_eq!(packs(&service), before);
     fs::rename(&elsewhere, &manifest).unwrap();
     pruned(&service, rules).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn packs_that_nothing_refers_to_are_collected_by_deleting_and_pruning() {
+    let service = without_grace().await;
+    let made = full_backups(&service, 2).await;
+    let size = b"left behind".len() as u64;
+
+    let left_behind = stray(&service);
+    let before = packs(&service);
+    let (freed, pending) = deleted(&service, &made[0]).await;
+    assert_eq!((freed, pending), (vanished(&before, &packs(&service)), 0));
+    assert!(freed > size && !left_behind.exists());
+
+    stray(&service);
+    let result = pruned(&service, json!({"keep_last": 5})).await;
+    assert_eq!(split(&result), (these(&made, &[1]), BTreeSet::new()));
+    assert_eq!(bytes(&result), (size, 0));
+    assert!(!left_behind.exists());
+    assert_eq!(verify(&service, &made[1]).await.status, 200);
 }
