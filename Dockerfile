@@ -38,7 +38,7 @@ RUN install -d -o 10001 -g 10001 -m 0750 /data
 
 # Beyond loopback the service starts only with keys (VECTORKEEP__ACCESS__KEYS_FILE, a mounted secret) or, behind
 # something else that keeps strangers out, with VECTORKEEP__ACCESS__ALLOW_OPEN=true: that is for whoever runs the
-# image to say. With TLS the health check needs https:// and --ca-file; in Kubernetes its own probes replace it.
+# image to say. With TLS the health check needs --ca-file; in Kubernetes its own probes replace it.
 #
 # Data and backups share the one volume so that `docker run` works as it is. A backup on the disk that it
 # protects is lost with that disk: in production point VECTORKEEP__REPOSITORY__URL somewhere else.
@@ -58,6 +58,6 @@ STOPSIGNAL SIGTERM
 # The binary asks itself: the image needs no curl. The start period covers recovery of a large store, during
 # which the service rightly says that it is not ready.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 \
-    CMD ["vectorkeep", "health", "--url", "http://127.0.0.1:8000"]
+    CMD ["vectorkeep", "health"]
 
 ENTRYPOINT ["vectorkeep"]

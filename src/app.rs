@@ -197,7 +197,10 @@ impl App {
         self.jobs().forget_old();
         let settings = self.migrate_settings();
         let most = settings.max_checkpoints;
-        migrate::sweep(self.engine(), &settings, most, chrono::Utc::now())?;
+        let swept = migrate::sweep(self.engine(), &settings, most, chrono::Utc::now());
+        if let Err(error) = swept {
+            tracing::warn!(?error, "unfinished migrations were not looked through");
+        }
         let repository = self.repository()?;
         let collected = delete::sweep(&repository, self.grace(), chrono::Utc::now())?;
         if collected.freed_bytes > 0 {
@@ -234,12 +237,14 @@ impl App {
         let bytes = &self.inner.compacted_bytes;
         bytes.store(usage.file_bytes, Ordering::Relaxed);
         let request = serde_json::json!({});
-        self.jobs()
-            .submit(Submission {
-                claims: vec![STORE_CLAIM.to_owned()],
-                ..Submission::new(JobKind::Compaction, request, self.compaction_work())
-            })
-            .map(|_| ())
+        let submitted = self.jobs().submit(Submission {
+            claims: vec![STORE_CLAIM.to_owned()],
+            ..Submission::new(JobKind::Compaction, request, self.compaction_work())
+        });
+        if submitted.is_err() {
+            bytes.store(last, Ordering::Relaxed);
+        }
+        submitted.map(|_| ())
     }
 
     /// The settings.

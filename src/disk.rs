@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
 /// Bytes of a file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,4 +36,20 @@ pub fn room(path: &Path) -> Result<Room> {
 /// `StorageFault` when the path cannot be asked.
 pub fn available_bytes(path: &Path) -> Result<u64> {
     Ok(room(path)?.available_bytes)
+}
+
+/// Refuses work that needs more room than there is.
+///
+/// # Errors
+/// `InsufficientStorage` with the numbers.
+pub fn check_room(available: Option<u64>, needed: u64) -> Result<()> {
+    match available {
+        Some(available) if available < needed => Err(Error::new(
+            Kind::InsufficientStorage,
+            format!("{needed} bytes are needed, {available} are free"),
+        )
+        .with("needed_bytes", needed)
+        .with("available_bytes", available)),
+        _ => Ok(()),
+    }
 }

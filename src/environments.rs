@@ -24,6 +24,7 @@ use crate::model::names::CollectionName;
 use crate::model::record::Record;
 use crate::progress::Progress;
 
+pub(crate) use http::trusting;
 pub use remote::{Remote, RemoteCollection};
 
 /// The name of this store among the environments.

@@ -58,6 +58,17 @@ pub enum Kind {
     Internal,
 }
 
+impl Kind {
+    /// Of a file that cannot be written or read: a full disk is no fault of the storage.
+    pub(crate) fn of_file(error: &std::io::Error) -> Self {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        match error.kind() {
+            StorageFull | QuotaExceeded => Self::InsufficientStorage,
+            _ => Self::StorageFault,
+        }
+    }
+}
+
 /// An error with a public message, members for the problem body, and a private cause.
 pub struct Error {
     kind: Kind,
@@ -100,6 +111,11 @@ impl Error {
     /// Stored data is damaged.
     pub fn storage(message: impl Into<String>) -> Self {
         Self::new(Kind::StorageFault, message)
+    }
+
+    /// A file could not be read or written: `InsufficientStorage` where the disk is full, else `StorageFault`.
+    pub(crate) fn file(message: impl Into<String>, error: std::io::Error) -> Self {
+        Self::new(Kind::of_file(&error), message).because(error)
     }
 
     /// A backup is damaged.

@@ -94,21 +94,27 @@ impl Jobs {
         meters::start();
         let mut entries = BTreeMap::new();
         for payload in engine.jobs()? {
-            let mut record: JobRecord = serde_json::from_slice(&payload).map_err(|error| {
-                Error::storage("a job's record cannot be decoded").because(error)
-            })?;
+            // Of a newer version, say: no reason to keep the data from being served.
+            let mut record: JobRecord = match serde_json::from_slice(&payload) {
+                Ok(record) => record,
+                Err(error) => {
+                    tracing::warn!(%error, "a job's record cannot be decoded; it is passed over");
+                    continue;
+                }
+            };
             if !record.state.is_final() {
                 if record.resumes() {
                     record.state = JobState::Queued;
+                    // Once, if it ran; one that only waited goes on waiting.
                     record.resumed = true;
                 } else if record.cancel_requested {
-                    record.state = JobState::Canceled;
-                    record.finished_at = Some(Utc::now());
+                    cancel_unrun(&mut record);
                 } else {
                     interrupt(&mut record);
                 }
                 if record.state.is_final() {
                     meters::ended_unrun(&record);
+                    run::audit(&record);
                 }
                 // A poisoned store takes no record; the state in memory is right all the same.
                 if let Err(error) = persist(&engine, &record) {
@@ -289,14 +295,14 @@ impl Jobs {
         self.update(id, |record| {
             record.cancel_requested = true;
             if queued && record.state == JobState::Queued {
-                record.state = JobState::Canceled;
-                record.finished_at = Some(Utc::now());
+                cancel_unrun(record);
+                run::audit(record);
             }
         });
         self.get(id)
     }
 
-    /// Waits until the job is over, or the time is.
+    /// Waits until the job is over, or the time is, or it will not begin before the service has stopped.
     ///
     /// # Errors
     /// `NotFound`.
@@ -305,7 +311,9 @@ impl Jobs {
         let over = async {
             loop {
                 let record = self.get(id)?;
-                if record.state.is_final() || changes.changed().await.is_err() {
+                let stuck =
+                    record.state == JobState::Queued && self.inner.draining.load(Ordering::Acquire);
+                if stuck || record.state.is_final() || changes.changed().await.is_err() {
                     return Ok(record);
                 }
             }
@@ -333,6 +341,7 @@ impl Jobs {
         }
         // What waits is not begun any more, and what it holds is let go.
         self.inner.workers.close();
+        self.inner.changes.send_modify(|version| *version += 1);
         let quiet = async { while self.under_way().1 > 0 && changes.changed().await.is_ok() {} };
         if tokio::time::timeout(timeout, quiet).await.is_err() {
             tracing::warn!("jobs were still running when the grace period ended");
@@ -344,14 +353,29 @@ fn unknown(id: &str) -> Error {
     Error::not_found(format!("there is no job {id:?}"))
 }
 
+/// That a job was canceled before it ran.
+fn cancel_unrun(record: &mut JobRecord) {
+    record.state = JobState::Canceled;
+    record.finished_at = Some(Utc::now());
+    record.problem = Some(JobProblem {
+        kind: Kind::Canceled,
+        message: "the job was canceled before it ran".to_owned(),
+        members: Value::Null,
+    });
+}
+
 fn interrupt(record: &mut JobRecord) {
+    let was = match record.started_at {
+        Some(_) => "running; it left nothing behind",
+        None => "waiting",
+    };
     record.state = JobState::Interrupted;
     record.finished_at = Some(Utc::now());
     record.problem = Some(JobProblem {
         kind: Kind::Unavailable,
-        message: "the service was stopped while the job was running; it left nothing behind and can be started \
-                  again"
-            .to_owned(),
+        message: format!(
+            "the service was stopped while the job was {was}; it can be started again"
+        ),
         members: Value::Null,
     });
 }

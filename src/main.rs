@@ -53,11 +53,11 @@ enum Command {
         #[arg(long, requires = "tenant")]
         database: Vec<String>,
     },
-    /// Ask a running service for its health; exit 1 unless it passes.
+    /// Ask a running service for its health; exit 1 where it fails or does not answer.
     Health {
-        /// Where it runs.
-        #[arg(long, default_value = "http://127.0.0.1:8000")]
-        url: String,
+        /// Where it runs; without, where one with this configuration (environment, built-in values) listens.
+        #[arg(long)]
+        url: Option<String>,
         /// A certificate in PEM that is trusted beside the system's.
         #[arg(long)]
         ca_file: Option<PathBuf>,
@@ -108,7 +108,7 @@ async fn run() -> ExitCode {
             tenant,
             database,
         }) => print_key(&name, &role, tenant, database),
-        Some(Command::Health { url, ca_file }) => print_health(&url, ca_file.as_deref()).await,
+        Some(Command::Health { url, ca_file }) => print_health(url, ca_file.as_deref()).await,
         Some(Command::Backups { command }) => backups(command).await,
         Some(Command::Demo(arguments)) => {
             // The reason stands in the demo's own output.
@@ -145,8 +145,12 @@ fn print_openapi() -> Result<()> {
 }
 
 #[expect(clippy::print_stdout, reason = "the command's output")]
-async fn print_health(url: &str, ca_file: Option<&Path>) -> Result<()> {
-    println!("{}", probe::health(url, ca_file).await?);
+async fn print_health(url: Option<String>, ca_file: Option<&Path>) -> Result<()> {
+    let url = match url {
+        Some(url) => url,
+        None => probe::own_url(&Config::load(None)?),
+    };
+    println!("{}", probe::health(&url, ca_file).await?);
     Ok(())
 }
 

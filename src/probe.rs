@@ -1,13 +1,39 @@
 //! `vectorkeep health`: asks a running service, for containers that carry no curl.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::config::Config;
+use crate::environments::trusting;
 use crate::error::{Error, Kind, Result};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where a service with this configuration is reached from its own machine.
+pub fn own_url(config: &Config) -> String {
+    let scheme = match config.tls.cert_file {
+        Some(_) => "https",
+        None => "http",
+    };
+    let mut listen = config.server.listen;
+    if listen.ip().is_unspecified() {
+        listen.set_ip(match listen {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    format!("{scheme}://{listen}")
+}
+
+fn is_loopback(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    address
+        .parse::<IpAddr>()
+        .is_ok_and(|address| address.is_loopback())
+}
 
 /// Asks the service at `url` for its health and returns its status word.
 ///
@@ -18,12 +44,15 @@ pub async fn health(url: &str, ca_file: Option<&Path>) -> Result<String> {
         Error::new(Kind::Unavailable, format!("{url} does not answer")).because(error)
     };
     let mut client = reqwest::Client::builder().timeout(TIMEOUT);
+    let host = reqwest::Url::parse(url).ok();
+    let host = host.as_ref().and_then(|url| url.host_str());
+    if host.is_some_and(|host| host == "localhost" || is_loopback(host)) {
+        // A proxy of the environment leads to other machines.
+        client = client.no_proxy();
+    }
     if let Some(file) = ca_file {
-        let bad = |what: String| Error::invalid(format!("{}: {what}", file.display()));
-        let pem = std::fs::read(file).map_err(|error| bad(error.to_string()))?;
-        let certificates =
-            reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| bad(error.to_string()))?;
-        client = client.tls_certs_merge(certificates);
+        client = trusting(client, file)
+            .map_err(|error| Error::invalid(format!("{}: {error}", file.display())))?;
     }
     let client = client.build().map_err(unreachable)?;
     let address = format!("{}/health", url.trim_end_matches('/'));

@@ -28,7 +28,7 @@ use crate::progress::Progress;
 use backend::Backend;
 use format::{MANIFEST_SUFFIX, ManifestCollection, PackReference, RepositoryHeader};
 
-pub use backend::{BackendOptions, Room, check_url};
+pub use backend::{BackendOptions, check_url};
 pub use garbage::Collected;
 use lock::LeftLocks;
 pub use lock::{LockMode, LockSettings, RepositoryLock};
@@ -190,8 +190,8 @@ impl Repository {
     ///
     /// # Errors
     /// `StorageFault` when it cannot be asked.
-    pub fn room(&self) -> Result<Option<Room>> {
-        self.backend.room()
+    pub fn available_bytes(&self) -> Result<Option<u64>> {
+        self.backend.available_bytes()
     }
 
     /// Reads the header back: whether the repository can be reached and is still the same.

@@ -22,7 +22,7 @@ pub(super) struct EnvironmentResponse {
     url: Option<String>,
     /// Whether it answered within `migration.probe_timeout_ms`.
     reachable: bool,
-    /// What it says its version is.
+    /// What it says its version is; null also where it does not say so to our key.
     version: Option<String>,
 }
 
@@ -40,13 +40,13 @@ pub(super) async fn list_environments(State(app): State<App>) -> Json<Vec<Enviro
         version: Some(env!("CARGO_PKG_VERSION").to_owned()),
     };
     let asked = app.environments().iter().map(async |(name, remote)| {
-        let version = remote.version().await;
+        let answered = remote.probe().await;
         EnvironmentResponse {
             name: name.clone(),
             kind: remote.settings().kind,
             url: Some(remote.settings().url.clone()),
-            reachable: version.is_some(),
-            version,
+            reachable: answered.is_some(),
+            version: answered.flatten(),
         }
     });
     let mut environments = vec![local];

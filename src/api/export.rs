@@ -138,7 +138,7 @@ pub(super) async fn export_backup(
     // Held until the download ends: a slow reader holds a thread as well.
     let permit = app.repository_permit()?;
     let (repository, manifest, collection) = app
-        .blocking(move |app| {
+        .on_thread(move |app| {
             let repository = app.repository()?;
             let manifest = repository.backup(&id)?;
             export::select(&manifest, collection.as_ref())?;

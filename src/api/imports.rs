@@ -1,6 +1,5 @@
 //! `/backups/import`: an upload that goes to a file while it arrives.
 
-use std::io::ErrorKind;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -22,9 +21,9 @@ use super::extract::OperationQuery;
 use super::jobs::{Asked, JobResponse, KeyHeader, Planned, run_job};
 use super::openapi::BACKUPS;
 use crate::app::{App, Spooled};
+use crate::disk::check_room;
 use crate::error::{Error, Kind, Result};
 use crate::jobs::JobKind;
-use crate::operations::backup::check_room;
 use crate::operations::import::{self, DocumentFormat};
 use crate::progress::Progress;
 
@@ -71,13 +70,7 @@ async fn receive(headers: &HeaderMap, body: Body, app: &App) -> Result<Received>
     let spooled = app
         .blocking(move |app| app.spool(announced.unwrap_or(0)))
         .await?;
-    let unwritable = |error: std::io::Error| {
-        let kind = match error.kind() {
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Kind::InsufficientStorage,
-            _ => Kind::StorageFault,
-        };
-        Error::new(kind, "the document cannot be kept").because(error)
-    };
+    let unwritable = |error| Error::file("the document cannot be kept", error);
     let mut file = File::create(spooled.path()).await.map_err(unwritable)?;
     let mut hasher = blake3::Hasher::new();
     let (mut bytes, mut looked) = (0_u64, 0_u64);
@@ -179,7 +172,7 @@ pub(super) async fn import_backup(
     run_job(&app, verb, StatusCode::CREATED, move |app| {
         let (repository, settings) = (app.repository()?, app.import_settings());
         repository.probe()?;
-        check_room(repository.room()?.map(|room| room.available_bytes), bytes)?;
+        check_room(repository.available_bytes()?, bytes)?;
         Ok(Planned::new(Box::new(move |progress: &Progress| {
             let path = received.spooled.path();
             let manifest =

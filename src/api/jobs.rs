@@ -9,7 +9,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 
 use super::error::{Problem, job_problem, status_of};
@@ -20,6 +20,7 @@ use crate::app::App;
 use crate::error::{Error, Result};
 use crate::jobs::{JobKind, JobProblem, JobRecord, JobState, RequestKey, Submission, Work};
 use crate::model::names::CollectionName;
+use crate::progress::Progress;
 
 /// A job.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
@@ -172,8 +173,9 @@ impl Asked {
         })
     }
 
-    /// A long verb with this body, or what stands for it.
-    pub(super) fn verb(self, kind: JobKind, request: Value) -> Verb {
+    /// A long verb with this body, or what stands for it. A job's record shows long members by their size and hash.
+    pub(super) fn verb(self, kind: JobKind, mut request: Value) -> Verb {
+        shorten(&mut request);
         let key = self.key.map(|key| {
             let mut hasher = blake3::Hasher::new();
             hasher.update(self.path.as_bytes());
@@ -188,6 +190,24 @@ impl Asked {
             key,
             caller: self.caller,
             wait: self.wait,
+        }
+    }
+}
+
+/// Longest member of a request, as JSON, that a job's record holds: it is kept for weeks, in memory as well.
+const MAX_SHOWN_BYTES: usize = 16_384;
+
+/// Puts size and hash in the place of members that are too long. Equal requests stay equal.
+fn shorten(request: &mut Value) {
+    let members = request.as_object_mut().into_iter().flatten();
+    for (_, member) in members {
+        let text = member.to_string();
+        if text.len() > MAX_SHOWN_BYTES {
+            *member = json!({
+                "count": member.as_array().map(Vec::len),
+                "bytes": text.len(),
+                "blake3": blake3::hash(text.as_bytes()).to_hex().to_string(),
+            });
         }
     }
 }
@@ -260,13 +280,13 @@ pub(super) async fn run_job(
     };
     let location = format!("/jobs/{}", job.id);
     // A known job may be over long since; without `wait` it is only shown.
-    let (status, mut response) = match (&job.problem, job.state.is_final()) {
-        (Some(problem), true) if wait => {
+    let (status, mut response) = match &job.problem {
+        Some(problem) if wait && job.state.is_final() => {
             (status_of(problem.kind), job_failure(job.clone(), problem))
         }
-        (_, is_final) => {
-            let status = match (wait, is_final) {
-                (true, true) => success,
+        _ => {
+            let status = match job.state {
+                JobState::Succeeded if wait => success,
                 _ => StatusCode::ACCEPTED,
             };
             let body = Json(JobResponse::from(job));
@@ -283,11 +303,31 @@ pub(super) async fn run_job(
     Ok(response)
 }
 
+/// The answer of a dry run: what `plan` finds. It is told to stop when nobody waits for it any more.
+pub(super) async fn dry_run<T: Serialize + Send + 'static>(
+    app: &App,
+    plan: impl FnOnce(&App, &Progress) -> Result<T> + Send + 'static,
+) -> Result<Response, Problem> {
+    let progress = Progress::default();
+    let _left = CancelOnDrop(progress.clone());
+    let plan = app.asking_repository(move |app| plan(app, &progress));
+    Ok(Json(plan.await?).into_response())
+}
+
+/// Cancels work when whoever waits for it goes away.
+pub(super) struct CancelOnDrop(pub(super) Progress);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
 /// The answer of a job that failed while it was waited for: its problem, with the job beside it.
 fn job_failure(job: JobRecord, problem: &JobProblem) -> Response {
     let mut body = job_problem(problem);
     if let Some(members) = body.as_object_mut() {
-        members.insert("job".to_owned(), serde_json::json!(JobResponse::from(job)));
+        members.insert("job".to_owned(), json!(JobResponse::from(job)));
     }
     let content_type = [(header::CONTENT_TYPE, "application/problem+json")];
     (status_of(problem.kind), content_type, Json(body)).into_response()

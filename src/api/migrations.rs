@@ -1,9 +1,8 @@
 //! `/migrate`.
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -11,7 +10,7 @@ use utoipa::ToSchema;
 use super::backups::checked;
 use super::error::Problem;
 use super::extract::{Object, OperationBody};
-use super::jobs::{Asked, JobResponse, KeyHeader, Planned, WaitQuery, run_job};
+use super::jobs::{Asked, JobResponse, KeyHeader, Planned, WaitQuery, dry_run, run_job};
 use super::openapi::{MIGRATE, words};
 use super::restores::PlannedCounts;
 use crate::app::App;
@@ -205,10 +204,10 @@ struct MigratePlanResponse {
     notes: Vec<&'static str>,
 }
 
-fn preview(app: &App, request: MigrateRequest) -> Result<MigratePlanResponse> {
+fn preview(app: &App, request: MigrateRequest, progress: &Progress) -> Result<MigratePlanResponse> {
     let settings = app.migrate_settings();
     let plan = migrate::plan(app.engine(), request, &settings)?;
-    let preview = plan.preview(app.engine(), &settings)?;
+    let preview = plan.preview(app.engine(), &settings, progress)?;
     Ok(MigratePlanResponse {
         source: MigrateEnd::of(plan.source()),
         target: MigrateEnd::of(plan.target()),
@@ -257,18 +256,17 @@ pub(super) async fn migrate_collection(
     asked: Asked,
     OperationBody(body): OperationBody<MigrateBody>,
 ) -> Result<Response, Problem> {
-    let (recorded, dry_run) = (json!(body), body.dry_run);
+    let (recorded, is_dry) = (json!(body), body.dry_run);
     let request = body.request(&app)?;
-    if dry_run {
-        let plan = app.asking_repository(move |app| preview(app, request));
-        return Ok(Json(plan.await?).into_response());
+    if is_dry {
+        return dry_run(&app, move |app, progress| preview(app, request, progress)).await;
     }
     let verb = asked.verb(JobKind::Migration, recorded);
     run_job(&app, verb, StatusCode::OK, move |app| {
         let settings = app.migrate_settings();
         let plan = migrate::plan(app.engine(), request, &settings)?;
         plan.check_losses()?;
-        plan.check_room(app.engine())?;
+        app.engine().check_room(plan.needed_bytes)?;
         let (engine, claims) = (app.engine().clone(), plan.claims());
         let work = Box::new(move |progress: &Progress| {
             migrate::execute(&engine, &plan, &settings, progress)

@@ -21,16 +21,19 @@ pub(super) struct Patience {
 pub(super) struct Paced<S> {
     stream: S,
     patience: Patience,
-    /// When a write that waits is given up; none while none waits.
-    due: Option<Pin<Box<Sleep>>>,
+    /// How long writes may still wait: waiting spends it, what is taken earns it, up to the grace.
+    budget: Duration,
+    /// Since when a write waits, and when it is given up; none while none waits.
+    waiting: Option<(Instant, Pin<Box<Sleep>>)>,
 }
 
 impl<S> Paced<S> {
     pub(super) fn new(stream: S, patience: Patience) -> Self {
         Self {
             stream,
+            budget: patience.grace,
             patience,
-            due: None,
+            waiting: None,
         }
     }
 
@@ -40,12 +43,13 @@ impl<S> Paced<S> {
         context: &mut Context<'_>,
         written: Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        let latest = Instant::now() + self.patience.grace;
         match &written {
             Poll::Pending => {
-                let due = self
-                    .due
-                    .get_or_insert_with(|| Box::pin(sleep_until(latest)));
+                let budget = self.budget;
+                let (_, due) = self.waiting.get_or_insert_with(|| {
+                    let now = Instant::now();
+                    (now, Box::pin(sleep_until(now + budget)))
+                });
                 ready!(due.as_mut().poll(context));
                 Poll::Ready(Err(io::Error::new(
                     io::ErrorKind::TimedOut,
@@ -53,12 +57,11 @@ impl<S> Paced<S> {
                 )))
             }
             Poll::Ready(Ok(bytes)) => {
-                if let Some(due) = &mut self.due {
-                    let rate = self.patience.bytes_per_second.max(1) as f64;
-                    let earned = Duration::from_secs_f64(*bytes as f64 / rate);
-                    let deadline = (due.deadline() + earned).min(latest);
-                    due.as_mut().reset(deadline);
-                }
+                let waited = self.waiting.take().map(|(since, _)| since.elapsed());
+                let rate = self.patience.bytes_per_second.max(1) as f64;
+                let earned = Duration::from_secs_f64(*bytes as f64 / rate);
+                let left = self.budget.saturating_sub(waited.unwrap_or_default());
+                self.budget = (left + earned).min(self.patience.grace);
                 written
             }
             Poll::Ready(Err(_)) => written,
@@ -105,5 +108,61 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn paced(grace: Duration) -> Paced<()> {
+        let bytes_per_second = 1_000;
+        Paced::new(
+            (),
+            Patience {
+                grace,
+                bytes_per_second,
+            },
+        )
+    }
+
+    /// Judges as a write would: what it came to, then whether it is given up.
+    async fn judged(paced: &mut Paced<()>, written: Option<usize>) -> Poll<io::Result<usize>> {
+        std::future::poll_fn(|context| {
+            let written = match written {
+                Some(bytes) => Poll::Ready(Ok(bytes)),
+                None => Poll::Pending,
+            };
+            Poll::Ready(paced.judge(context, written))
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn only_waiting_spends_the_time_that_a_client_has() {
+        let mut paced = paced(LONG);
+        assert!(judged(&mut paced, None).await.is_pending());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(judged(&mut paced, Some(1)).await.is_ready());
+        let left = paced.budget;
+        assert!(left < LONG, "waiting costs nothing");
+        // Another answer on the same connection, later.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(judged(&mut paced, None).await.is_pending());
+        let (since, due) = paced.waiting.as_ref().unwrap();
+        assert_eq!(due.deadline() - *since, left);
+    }
+
+    #[tokio::test]
+    async fn what_is_taken_earns_no_more_than_the_grace_and_then_it_is_over() {
+        let mut paced = paced(Duration::from_millis(1));
+        assert!(judged(&mut paced, Some(1 << 30)).await.is_ready());
+        assert_eq!(paced.budget, Duration::from_millis(1));
+        let _ = judged(&mut paced, None).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let given_up = judged(&mut paced, None).await;
+        assert!(matches!(given_up, Poll::Ready(Err(_))), "{given_up:?}");
     }
 }

@@ -1,9 +1,8 @@
 //! `/backups/prune`.
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use chrono::Utc;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -11,7 +10,7 @@ use utoipa::ToSchema;
 
 use super::error::Problem;
 use super::extract::OperationBody;
-use super::jobs::{Asked, JobResponse, KeyHeader, Planned, WaitQuery, run_job};
+use super::jobs::{Asked, JobResponse, KeyHeader, Planned, WaitQuery, dry_run, run_job};
 use super::openapi::BACKUPS;
 use crate::app::{App, RETENTION_CLAIM};
 use crate::jobs::JobKind;
@@ -114,12 +113,10 @@ pub(super) async fn prune_backups(
 ) -> Result<Response, Problem> {
     let rules = body.rules();
     if body.dry_run {
-        let plan = app
-            .asking_repository(move |app| {
-                prune::plan(&app.repository()?, rules, app.grace(), Utc::now())
-            })
-            .await?;
-        return Ok(Json(plan).into_response());
+        return dry_run(&app, move |app, _| {
+            prune::plan(&app.repository()?, rules, app.grace(), Utc::now())
+        })
+        .await;
     }
     let verb = asked.verb(JobKind::Prune, json!(body));
     run_job(&app, verb, StatusCode::OK, move |app| {

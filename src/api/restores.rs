@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -13,12 +12,14 @@ use utoipa::ToSchema;
 use super::backups::{CollectionReference, checked, default_database, default_tenant};
 use super::error::Problem;
 use super::extract::{Object, OperationBody};
-use super::jobs::{Asked, JobResponse, KeyHeader, Planned, WaitQuery, collection_claim, run_job};
+use super::jobs::{
+    Asked, JobResponse, KeyHeader, Planned, WaitQuery, collection_claim, dry_run, run_job,
+};
 use super::openapi::filters::Where;
 use super::openapi::{RESTORE, words};
 use crate::app::App;
 use crate::disk;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::jobs::JobKind;
 use crate::model::filter::Filter;
 use crate::model::names::CollectionName;
@@ -115,6 +116,9 @@ impl RestoreBody {
                 .map(|Object(collection)| collection.selection())
                 .collect()
         });
+        if let Some(ids) = &self.ids {
+            check_ids(app, ids.len())?;
+        }
         Ok(RestoreRequest {
             backup: self.backup,
             collections: collections.transpose()?,
@@ -126,6 +130,17 @@ impl RestoreBody {
             },
         })
     }
+}
+
+fn check_ids(app: &App, given: usize) -> Result<()> {
+    let most = app.config().query.max_ids;
+    if given > most {
+        return Err(Error::new(
+            Kind::TooLarge,
+            format!("{given} ids are given, query.max_ids allows {most}"),
+        ));
+    }
+    Ok(())
 }
 
 impl RestoreCollection {
@@ -162,6 +177,7 @@ fn result(outcome: &RestoreOutcome) -> Value {
                 "digest": restored.digest,
                 // A digest is only there when it was compared and found equal.
                 "verified": restored.digest.is_some(),
+                "missing": restored.missing,
                 "missing_ids": restored.missing_ids,
             })
         })
@@ -220,10 +236,14 @@ pub(super) struct RestorePlanResponse {
     available_bytes: u64,
 }
 
-fn preview(app: &App, request: &RestoreRequest) -> Result<RestorePlanResponse> {
+fn preview(
+    app: &App,
+    request: &RestoreRequest,
+    progress: &Progress,
+) -> Result<RestorePlanResponse> {
     let repository = app.repository()?;
     let plan = restore::plan(app.engine(), &repository, request)?;
-    let preview = plan.preview(app.engine(), &repository)?;
+    let preview = plan.preview(app.engine(), &repository, progress)?;
     let collections = preview.collections.into_iter();
     Ok(RestorePlanResponse {
         backup: preview.backup,
@@ -275,17 +295,16 @@ pub(super) async fn restore_backup(
     asked: Asked,
     OperationBody(body): OperationBody<RestoreBody>,
 ) -> Result<Response, Problem> {
-    let (recorded, dry_run) = (json!(body), body.dry_run);
+    let (recorded, is_dry) = (json!(body), body.dry_run);
     let request = body.request(&app)?;
-    if dry_run {
-        let plan = app.asking_repository(move |app| preview(app, &request));
-        return Ok(Json(plan.await?).into_response());
+    if is_dry {
+        return dry_run(&app, move |app, progress| preview(app, &request, progress)).await;
     }
     let verb = asked.verb(JobKind::Restore, recorded);
     run_job(&app, verb, StatusCode::OK, move |app| {
         let repository = app.repository()?;
         let plan = restore::plan(app.engine(), &repository, &request)?;
-        plan.check_room(app.engine())?;
+        app.engine().check_room(plan.needed_bytes)?;
         let claims: Vec<String> = plan.target_names().map(collection_claim).collect();
         let (engine, settings) = (app.engine().clone(), app.restore_settings());
         let work = Box::new(move |progress: &Progress| {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 use super::{App, spool};
+use crate::background::processors;
 use crate::config::Config;
 use crate::engine::CatchUp;
 use crate::environments::{BatchSize, Environments, RemoteLimits};
@@ -28,7 +29,7 @@ impl App {
             scratch: spool::directory(&config.storage.data_dir),
             max_label_bytes: config.repository.max_label_bytes,
             max_collections: config.repository.max_import_collections,
-            num_threads: std::thread::available_parallelism().map_or(1, usize::from),
+            num_threads: processors(),
         }
     }
 

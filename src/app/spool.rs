@@ -7,9 +7,7 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 use super::App;
-use crate::disk;
 use crate::error::{Error, Result};
-use crate::operations::backup::check_room;
 
 /// Where they lie.
 pub(super) fn directory(data_dir: &Path) -> PathBuf {
@@ -57,7 +55,7 @@ impl App {
         let path = directory.join(format!("{}.part", Uuid::new_v4()));
         let made = fs::create_dir_all(&directory).and_then(|()| fs::File::create_new(&path));
         made.map_err(|error| {
-            Error::storage(format!("{} cannot be written", directory.display())).because(error)
+            Error::file(format!("{} cannot be written", directory.display()), error)
         })?;
         Ok(Spooled { path })
     }
@@ -67,8 +65,6 @@ impl App {
     /// # Errors
     /// `InsufficientStorage`.
     pub fn check_spool_room(&self, bytes: u64) -> Result<()> {
-        let needed = bytes.saturating_add(self.engine().min_free_bytes());
-        let available = disk::available_bytes(self.engine().data_dir())?;
-        check_room(Some(available), needed)
+        self.engine().check_room(bytes)
     }
 }

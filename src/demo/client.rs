@@ -35,7 +35,11 @@ pub(super) struct ExportedCollection {
 impl Client {
     pub(super) fn new(address: SocketAddr) -> Self {
         Self {
-            http: reqwest::Client::new(),
+            // A proxy of the environment is not for what runs in this process.
+            http: reqwest::Client::builder()
+                .no_proxy()
+                .build()
+                .unwrap_or_default(),
             base: format!("http://{address}"),
         }
     }

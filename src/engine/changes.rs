@@ -111,6 +111,16 @@ impl Engine {
         self.begin_cut_since(scope, BTreeMap::new())
     }
 
+    /// How many live records of a collection were written after a sequence.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn changed_after(&self, id: Uuid, sequence: u64) -> Result<u64> {
+        let collection = self.inner.live_collection(id)?;
+        let state = collection.state.read();
+        Ok(state.columns.count_changed_after(sequence) as u64)
+    }
+
     /// Begins a cut that has some collections as of a sequence already: of these only what changed since
     /// is copied. Those whose deletions since then are not all kept are copied whole.
     pub fn begin_cut_since(&self, scope: CutScope, since: BTreeMap<Uuid, u64>) -> Cut {

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::{CatchUp, Engine, meters};
+use crate::disk;
 use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
 
@@ -24,9 +25,14 @@ pub struct Usage {
 }
 
 impl Engine {
-    /// Bytes that writes leave free on the disk.
-    pub fn min_free_bytes(&self) -> u64 {
-        self.inner.options.store.min_free_bytes
+    /// Refuses work that would not leave `storage.min_free_bytes` free: its writes would be refused midway.
+    ///
+    /// # Errors
+    /// `InsufficientStorage` with the numbers.
+    pub fn check_room(&self, needed_bytes: u64) -> Result<()> {
+        let reserve = self.inner.options.store.min_free_bytes;
+        let available = disk::available_bytes(self.data_dir())?;
+        disk::check_room(Some(available), needed_bytes.saturating_add(reserve))
     }
 
     /// What the store takes on the disk.

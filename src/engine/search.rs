@@ -15,6 +15,7 @@ use super::collection::{Collection, Projection};
 use super::format::StoredRecord;
 use super::metadata::Selection;
 use super::{Engine, Inner, meters};
+use crate::background::processors;
 use crate::error::{Error, Kind, Result};
 use crate::meters::record_since;
 use crate::model::filter::Filter;
@@ -92,7 +93,7 @@ impl Engine {
         let collection = inner.live_collection(collection)?;
         collection.check_readable()?;
         let mut page = Page {
-            skip: request.offset,
+            filter: request.filter.as_ref(),
             take: request.limit.unwrap_or(usize::MAX),
             visit,
         };
@@ -103,17 +104,15 @@ impl Engine {
             (None, None) => {
                 // The columns know where the page starts.
                 let start = collection.state.read().columns.ordinal_at(request.offset);
-                page.skip = 0;
                 if let Some(start) = start {
                     collection.scan_from(&inner.store, start, |_, stored| page.visit(stored))?;
                 }
             }
             (ids, filter) => {
                 // Selecting stops where the page is full; what is left is one record a place.
-                let most = page.skip.saturating_add(page.take);
+                let most = request.offset.saturating_add(page.take);
                 let selected = inner.select(&collection, ids.as_deref(), filter.as_ref(), most)?;
-                let wanted = selected.get(page.skip..).unwrap_or_default();
-                page.skip = 0;
+                let wanted = selected.get(request.offset..).unwrap_or_default();
                 collection.visit_each(&inner.store, wanted, |_, stored| page.visit(stored))?;
             }
         }
@@ -197,7 +196,7 @@ impl Engine {
                     let before = bytes;
                     let mut found = inner.fetch(collection, &ranked, request, &mut bytes)?;
                     let missing = request.n_results.saturating_sub(found.len());
-                    // Deleted between ranking and reading: others take their places, where not all were ranked.
+                    // Gone between ranking and reading: others take their places, where not all were ranked.
                     if missing == 0 || ranked.len() < wanted {
                         found.truncate(request.n_results);
                         return Ok(found);
@@ -221,21 +220,28 @@ impl Engine {
 const SPARE: usize = 4;
 
 /// One page of a read.
-struct Page<F> {
-    skip: usize,
+struct Page<'a, F> {
+    filter: Option<&'a Filter>,
     take: usize,
     visit: F,
 }
 
-impl<F: FnMut(&RecordView<'_>) -> Result<()>> Page<F> {
+impl<F: FnMut(&RecordView<'_>) -> Result<()>> Page<'_, F> {
     fn visit(&mut self, stored: &StoredRecord<'_>) -> Result<bool> {
-        if self.skip > 0 {
-            self.skip -= 1;
+        if !still_matches(self.filter, &stored.view)? {
             return Ok(true);
         }
         (self.visit)(&stored.view)?;
         self.take -= 1;
         Ok(self.take > 0)
+    }
+}
+
+/// Whether a selected record matches as it is read: it may have been written in between.
+fn still_matches(filter: Option<&Filter>, view: &RecordView<'_>) -> Result<bool> {
+    match filter {
+        Some(filter) => Ok(filter.matches(&view.metadata()?, view.document)),
+        None => Ok(true),
     }
 }
 
@@ -278,11 +284,7 @@ impl Inner {
         };
         let mut selected = Vec::new();
         let mut visit = |ordinal: u64, stored: &StoredRecord<'_>| {
-            let matches = match filter {
-                Some(filter) => filter.matches(&stored.view.metadata()?, stored.view.document),
-                None => true,
-            };
-            if matches {
+            if still_matches(filter, &stored.view)? {
                 selected.push(ordinal);
             }
             Ok(selected.len() < most)
@@ -298,7 +300,7 @@ impl Inner {
         Ok(selected)
     }
 
-    /// Reads the found records. One that was deleted since is left out.
+    /// Reads the found records. One that was deleted since, or does not match any more, is left out.
     fn fetch(
         &self,
         collection: &Collection,
@@ -310,6 +312,9 @@ impl Inner {
         for Ranked { distance, place } in found {
             if let Some(payload) = collection.payload(&self.store, *place)? {
                 let stored = StoredRecord::decode(&payload)?;
+                if !still_matches(request.filter.as_ref(), &stored.view)? {
+                    continue;
+                }
                 *bytes += payload.len() as u64;
                 if let Some(most) = request.max_bytes.filter(|most| *bytes > *most) {
                     return Err(Error::new(
@@ -344,7 +349,6 @@ impl Inner {
     /// searches that run.
     fn begin_search(&self) -> (Searching<'_>, usize) {
         let running = self.searches.fetch_add(1, Relaxed) + 1;
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        (Searching(&self.searches), (cores / running).max(1))
+        (Searching(&self.searches), (processors() / running).max(1))
     }
 }

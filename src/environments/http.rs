@@ -1,6 +1,7 @@
 //! Requests to another server: timed, bounded, repeated where that is safe. Everything that is asked here may
 //! be repeated: who asks sees to it that doing it twice is the same as doing it once.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -99,10 +100,7 @@ impl Http {
         if let Some(file) = &settings.ca_file {
             let unusable =
                 |error: &dyn std::fmt::Display| bad(format!("ca_file {}: {error}", file.display()));
-            let pem = std::fs::read(file).map_err(|error| unusable(&error))?;
-            let certificates =
-                Certificate::from_pem_bundle(&pem).map_err(|error| unusable(&error))?;
-            client = client.tls_certs_merge(certificates);
+            client = trusting(client, file).map_err(|error| unusable(&error))?;
         }
         let token = settings.token.as_ref().map(|token| -> Result<_> {
             let (header, text) = match token.header {
@@ -340,6 +338,19 @@ impl Http {
         let answer = answer.ok()?.ok()?;
         answer.is_success().then_some(answer.body)
     }
+}
+
+/// Trusts the certificates of a file in PEM beside the system's.
+///
+/// # Errors
+/// What is wrong with the file.
+pub(crate) fn trusting(
+    client: reqwest::ClientBuilder,
+    file: &Path,
+) -> std::result::Result<reqwest::ClientBuilder, String> {
+    let pem = std::fs::read(file).map_err(|error| error.to_string())?;
+    let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| error.to_string())?;
+    Ok(client.tls_certs_merge(certificates))
 }
 
 /// An error and its causes: the first alone says little.

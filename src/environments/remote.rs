@@ -56,15 +56,17 @@ impl Remote {
         &self.settings
     }
 
-    /// Its version, if it answers in time. For use on the runtime.
-    pub async fn version(&self) -> Option<String> {
+    /// Whether it answers in time, and then its version, if it says so: another instance tells it only to keys that
+    /// are not limited. For use on the runtime.
+    pub async fn probe(&self) -> Option<Option<String>> {
         let (path, pointer) = match self.settings.kind {
             EnvironmentKind::Vectorkeep => (&["health"][..], "/version"),
             _ => (&["api", "v2", "version"][..], ""),
         };
         let body = self.http.probe(self.http.url(path.iter().copied())).await?;
         let answer: Value = serde_json::from_slice(&body).ok()?;
-        answer.pointer(pointer)?.as_str().map(str::to_owned)
+        let version = answer.pointer(pointer).and_then(Value::as_str);
+        Some(version.map(str::to_owned))
     }
 
     /// An address below the collections of a database.

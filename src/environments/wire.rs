@@ -7,6 +7,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use crate::background::processors;
 use crate::error::{Error, Kind, Result};
 use crate::model::collection::CollectionDefinition;
 use crate::model::configuration::{Configuration, ConfigurationRequest};
@@ -25,11 +26,6 @@ pub(super) struct WireCollection {
     dimension: Option<u32>,
 }
 
-/// Threads that an index is built with where nothing is said.
-fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
-}
-
 impl WireCollection {
     /// Everything but the records. The schema says more than the configuration beside it.
     ///
@@ -38,8 +34,8 @@ impl WireCollection {
     pub(super) fn definition(self) -> Result<CollectionDefinition> {
         let metadata = self.metadata.unwrap_or_default();
         let (configuration, schema) = match self.schema {
-            Some(schema) => (schema.configuration(threads()), schema),
-            None => schema::reconcile(&metadata, self.configuration_json, None, threads())?,
+            Some(schema) => (schema.configuration(processors()), schema),
+            None => schema::reconcile(&metadata, self.configuration_json, None, processors())?,
         };
         Ok(CollectionDefinition {
             metadata,

@@ -76,8 +76,18 @@ struct State {
 #[derive(Default)]
 struct Entry {
     last: Option<Finished>,
-    /// Of the run that is under way or waits.
-    current: Option<(Progress, watch::Receiver<Option<Outcome>>)>,
+    /// The run that is under way or waits.
+    current: Option<Current>,
+    /// The one after it, for who asked when it had begun on older data.
+    next: Option<(Run, watch::Receiver<Option<Outcome>>)>,
+}
+
+/// A run, for who waits for it.
+#[derive(Clone)]
+struct Current {
+    version: u64,
+    progress: Progress,
+    outcome: watch::Receiver<Option<Outcome>>,
 }
 
 struct Run {
@@ -86,6 +96,28 @@ struct Run {
     work: Work,
     progress: Progress,
     outcome: watch::Sender<Option<Outcome>>,
+}
+
+impl Run {
+    fn new(check: DeepCheck, version: u64, work: Work) -> (Self, watch::Receiver<Option<Outcome>>) {
+        let (sender, outcome) = watch::channel(None);
+        let run = Self {
+            check,
+            version,
+            work,
+            progress: Progress::default(),
+            outcome: sender,
+        };
+        (run, outcome)
+    }
+
+    fn current(&self, outcome: &watch::Receiver<Option<Outcome>>) -> Current {
+        Current {
+            version: self.version,
+            progress: self.progress.clone(),
+            outcome: outcome.clone(),
+        }
+    }
 }
 
 /// What who asks gets.
@@ -166,17 +198,30 @@ impl DeepChecks {
         if state.closed {
             return Err(stopping());
         }
-        if let Some(entry) = state.entries.get(&check) {
-            if let Some(last) = &entry.last
-                && !max_age.is_zero()
-                && last.at.elapsed() <= max_age
-                && last.version == version
-            {
-                return Ok(Asked::Known(last.clone()));
+        if let Some(entry) = state.entries.get(&check)
+            && let Some(last) = &entry.last
+            && !max_age.is_zero()
+            && last.at.elapsed() <= max_age
+            && last.version == version
+        {
+            return Ok(Asked::Known(last.clone()));
+        }
+        if let Some(entry) = state.entries.get_mut(&check)
+            && let Some(current) = &entry.current
+        {
+            if current.version == version {
+                return Ok(Asked::Running(
+                    current.progress.clone(),
+                    current.outcome.clone(),
+                ));
             }
-            if let Some((progress, outcome)) = &entry.current {
-                return Ok(Asked::Running(progress.clone(), outcome.clone()));
-            }
+            // One at a time of a check: it begins when the other has ended, and is shared by all who ask until
+            // then.
+            let (run, outcome) = entry
+                .next
+                .get_or_insert_with(|| Run::new(check, version, work));
+            run.version = version;
+            return Ok(Asked::Running(run.progress.clone(), outcome.clone()));
         }
         let free = *self.inner.running.borrow() < self.inner.limits.max_running;
         if !free && state.waiting.len() >= max_waiting {
@@ -188,17 +233,10 @@ impl DeepChecks {
             ));
         }
         state.make_room();
-        let (sender, outcome) = watch::channel(None);
-        let progress = Progress::default();
+        let (run, outcome) = Run::new(check, version, work);
+        let progress = run.progress.clone();
         let entry = state.entries.entry(check).or_default();
-        entry.current = Some((progress.clone(), outcome.clone()));
-        let run = Run {
-            check,
-            version,
-            work,
-            progress: progress.clone(),
-            outcome: sender,
-        };
+        entry.current = Some(run.current(&outcome));
         if free {
             self.start(&mut state, run);
         } else {
@@ -233,16 +271,19 @@ impl DeepChecks {
             let ended = catch_unwind(AssertUnwindSafe(|| work(&progress)));
             let judged = judge(check, version, ended);
             let mut state = self.inner.state.lock();
+            let mut follower = None;
             if let Some(entry) = state.entries.get_mut(&check) {
-                entry.current = None;
+                follower = entry.next.take();
+                entry.current = follower.as_ref().map(|(run, outcome)| run.current(outcome));
                 match &judged {
                     Ok(finished) => entry.last = Some(finished.clone()),
-                    Err(error) if error.kind() == Kind::NotFound => {
+                    Err(error) if error.kind() == Kind::NotFound && follower.is_none() => {
                         state.entries.remove(&check);
                     }
                     Err(_) => {}
                 }
             }
+            state.waiting.extend(follower.map(|(run, _)| run));
             outcome.send_replace(Some(judged));
             next = state.waiting.pop_front();
             if next.is_none() {
@@ -276,12 +317,14 @@ impl DeepChecks {
         let waiting = {
             let mut state = self.inner.state.lock();
             state.closed = true;
-            for entry in state.entries.values() {
-                if let Some((progress, _)) = &entry.current {
-                    progress.cancel();
+            let mut waiting = std::mem::take(&mut state.waiting);
+            for entry in state.entries.values_mut() {
+                if let Some(current) = &entry.current {
+                    current.progress.cancel();
                 }
+                waiting.extend(entry.next.take().map(|(run, _)| run));
             }
-            std::mem::take(&mut state.waiting)
+            waiting
         };
         for run in waiting {
             run.outcome.send_replace(Some(Err(Arc::new(stopping()))));

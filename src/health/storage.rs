@@ -189,14 +189,13 @@ fn check_free(report: &mut Report, name: &str, free: u64, what: &str, config: &H
 fn check_repository(report: &mut Report, repository: Result<Repository>, config: &HealthConfig) {
     let reached = repository.and_then(|repository| {
         repository.probe()?;
-        Ok((repository.room()?, repository))
+        Ok((repository.available_bytes()?, repository))
     });
     match reached {
-        Ok((room, repository)) => {
+        Ok((free, repository)) => {
             report.pass("repository:reachable", repository.location(), "path");
-            if let Some(room) = room {
+            if let Some(free) = free {
                 let what = "make room, or no more backups can be made";
-                let free = room.available_bytes;
                 check_free(report, "repository:disk_free", free, what, config);
             }
         }

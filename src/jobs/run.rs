@@ -90,7 +90,7 @@ impl Jobs {
 }
 
 /// How it ended, for whoever reads who changed what.
-fn audit(record: &JobRecord) {
+pub(super) fn audit(record: &JobRecord) {
     // What is taken up again after the restart has not ended.
     if !record.state.is_final() {
         return;

@@ -14,10 +14,11 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::packer::{LayerWriter, PackSettings, Packer};
+use crate::disk::check_room;
 use crate::engine::{
     BackupMarker, CatchUp, CollectionInfo, CutScope, Engine, FinalPart, Layer, Tombstone,
 };
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::model::names::CollectionName;
 use crate::progress::Progress;
 use crate::repository::format::{
@@ -95,7 +96,7 @@ impl BackupSettings {
 ///
 /// # Errors
 /// `NotFound` for a collection that does not exist, `Unprocessable` for too many labels,
-/// `InsufficientStorage` when the repository has too little room for everything uncompressed, `StorageFault`
+/// `InsufficientStorage` when the repository has too little room for what is to be written, uncompressed, `StorageFault`
 /// when the repository is not there any more or was replaced.
 pub fn plan(
     engine: &Engine,
@@ -119,13 +120,19 @@ pub fn plan(
             (CutScope::Collections(ids), infos)
         }
     };
-    if request.kind == BackupKind::Incremental
-        && parents(engine, repository, ids_of(&infos), settings.max_layers)?.is_empty()
-    {
+    let parents = || parents(engine, repository, ids_of(&infos), settings.max_layers);
+    if request.kind == BackupKind::Incremental && parents()?.is_empty() {
         return Err(no_parent());
     }
-    let needed: u64 = infos.iter().map(|info| info.head.bytes).sum();
-    check_room(repository.room()?.map(|room| room.available_bytes), needed)?;
+    let available = repository.available_bytes()?;
+    let whole: u64 = infos.iter().map(|info| info.head.bytes).sum();
+    if let Err(refusal) = check_room(available, whole) {
+        if request.kind == BackupKind::Full {
+            return Err(refusal);
+        }
+        // Only what changed is written where there is a parent.
+        check_room(available, changed_bytes(engine, &infos, &parents()?)?)?;
+    }
     Ok(BackupPlan {
         scope,
         request,
@@ -150,24 +157,27 @@ pub fn check_labels(labels: &BTreeMap<String, String>, max_bytes: usize) -> Resu
     Ok(())
 }
 
-fn ids_of(infos: &[CollectionInfo]) -> Vec<Uuid> {
-    infos.iter().map(|info| info.descriptor.id).collect()
+/// Bytes of the records that a backup has to write, by the mean size of each collection's.
+fn changed_bytes(
+    engine: &Engine,
+    infos: &[CollectionInfo],
+    parents: &BTreeMap<Uuid, Parent>,
+) -> Result<u64> {
+    let mut bytes = 0;
+    for CollectionInfo { descriptor, head } in infos {
+        bytes += match parents.get(&descriptor.id) {
+            None => head.bytes,
+            Some(parent) => {
+                let changed = engine.changed_after(descriptor.id, parent.sequence)?;
+                changed.saturating_mul(head.bytes.div_ceil(head.count.max(1)))
+            }
+        };
+    }
+    Ok(bytes)
 }
 
-/// Refuses work that needs more room than there is.
-///
-/// # Errors
-/// `InsufficientStorage` with the numbers.
-pub fn check_room(available: Option<u64>, needed: u64) -> Result<()> {
-    match available {
-        Some(available) if available < needed => Err(Error::new(
-            Kind::InsufficientStorage,
-            format!("{needed} bytes are needed, {available} are free"),
-        )
-        .with("needed_bytes", needed)
-        .with("available_bytes", available)),
-        _ => Ok(()),
-    }
+fn ids_of(infos: &[CollectionInfo]) -> Vec<Uuid> {
+    infos.iter().map(|info| info.descriptor.id).collect()
 }
 
 /// Makes the backup.
@@ -183,14 +193,8 @@ pub fn execute(
     progress: &Progress,
 ) -> Result<Manifest> {
     let started = std::time::Instant::now();
-    let total = engine
-        .all_collections()
-        .iter()
-        .map(|info| info.head.count)
-        .sum();
     progress.stage("lock");
     let lock = repository.lock(LockMode::Shared, progress)?;
-    progress.phase("copy", total);
     let mut packer = Packer::new(repository, settings.packs(), progress)?;
     let mut layers: BTreeMap<Uuid, Vec<LayerReference>> = BTreeMap::new();
     let mut parents = match plan.request.kind {
@@ -212,6 +216,13 @@ pub fn execute(
     for (id, parent) in &parents {
         layers.insert(*id, parent.layers.clone());
     }
+    let mut total = 0;
+    for id in cut.collections() {
+        let since = parents.get(&id).map_or(0, |parent| parent.sequence);
+        // One that was dropped since has nothing to be copied.
+        total += engine.changed_after(id, since).unwrap_or(0);
+    }
+    progress.phase("copy", total);
     let last = cut.run(settings.catch_up, progress, |id, layer| {
         let written = write_layer(&mut packer, &layer)?;
         add(layers.entry(id).or_default(), written);

@@ -4,8 +4,6 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::backup::check_room;
-use crate::disk;
 use crate::engine::{CatchUp, Engine, Usage};
 use crate::error::Result;
 use crate::progress::Progress;
@@ -57,10 +55,8 @@ pub struct CompactionOutcome {
 /// `InsufficientStorage` with the numbers.
 pub fn plan(engine: &Engine) -> Result<()> {
     let usage = engine.usage()?;
-    let needed = (usage.live_bytes.saturating_mul(ROOM_FACTOR))
-        .max(LEAST_ROOM_BYTES)
-        .saturating_add(engine.min_free_bytes());
-    check_room(Some(disk::available_bytes(engine.data_dir())?), needed)
+    let needed = usage.live_bytes.saturating_mul(ROOM_FACTOR);
+    engine.check_room(needed.max(LEAST_ROOM_BYTES))
 }
 
 /// Compacts the store.

@@ -7,11 +7,9 @@ use std::time::Instant;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::backup::check_room;
 use super::restore::{self, Comparison, DISK_FACTOR, Selection};
 use super::stage::Stage;
 use super::verify::{self, VerificationOutcome};
-use crate::disk;
 use crate::engine::{Engine, QueryRequest, Staging};
 use crate::error::{Error, Result};
 use crate::model::configuration::Space;
@@ -56,12 +54,19 @@ const TOLERANCE: f64 = 1e-4;
 /// The backup to rehearse with; there has to be room for its largest collection.
 ///
 /// # Errors
-/// `NotFound`, `BackupCorrupt`, `InsufficientStorage`.
+/// `NotFound`, `BackupCorrupt`, `InsufficientStorage`; `Unprocessable` for one without records, which would show
+/// nothing.
 pub fn plan(engine: &Engine, repository: &Repository, backup: &str) -> Result<Manifest> {
     let manifest = repository.backup_or_latest(backup)?;
+    if manifest.records() == 0 {
+        return Err(Error::unprocessable(format!(
+            "{} holds no record: there is nothing to rehearse",
+            manifest.id
+        )));
+    }
     let sizes = manifest.collections.iter().map(|found| found.raw_bytes);
     let needed = sizes.max().unwrap_or(0).saturating_mul(DISK_FACTOR);
-    check_room(Some(disk::available_bytes(engine.data_dir())?), needed)?;
+    engine.check_room(needed)?;
     Ok(manifest)
 }
 

@@ -20,6 +20,7 @@ pub fn fork(
     source: Uuid,
     new_name: String,
     settings: &RestoreSettings,
+    progress: &Progress,
 ) -> Result<CollectionInfo> {
     check_name(&new_name)?;
     let found = engine.collection(source)?;
@@ -39,7 +40,6 @@ pub fn fork(
     };
     let root = origin.root.unwrap_or(source);
     let target = (&target, Winner::default());
-    let progress = Progress::default();
-    let copied = migrate::copy(engine, source, target, Some(root), settings, &progress)?;
+    let copied = migrate::copy(engine, source, target, Some(root), settings, progress)?;
     engine.collection(copied.id)
 }

@@ -107,7 +107,7 @@ fn place(ordinal: u64) -> u64 {
 }
 
 fn unusable(error: std::io::Error) -> Error {
-    Error::storage("the scratch file of a merge cannot be used").because(error)
+    Error::file("the scratch file of a merge cannot be used", error)
 }
 
 #[cfg(test)]

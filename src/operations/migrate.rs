@@ -25,11 +25,9 @@ pub use self::ends::End;
 use self::ends::Existing;
 use self::unfinished::DONE_KEPT;
 pub use self::unfinished::{RunningMigrations, sweep};
-use super::backup::check_room;
 use super::conflict::{Action, OnConflict, RecordCounts, Target, Winner, resolve};
 use super::merge;
 use super::restore::{DISK_FACTOR, RestoreSettings};
-use crate::disk;
 use crate::engine::{Engine, Staging};
 use crate::environments::{BatchSize, Description, Environments, Loss};
 use crate::error::{Error, Result};
@@ -165,13 +163,6 @@ impl MigratePlan {
         [self.target.claim(), format!("migration {}", self.key)]
     }
 
-    /// # Errors
-    /// `InsufficientStorage`.
-    pub fn check_room(&self, engine: &Engine) -> Result<()> {
-        let available = disk::available_bytes(engine.data_dir())?;
-        check_room(Some(available), self.needed_bytes)
-    }
-
     fn space(&self) -> Space {
         self.described.definition.configuration.space()
     }
@@ -184,8 +175,13 @@ impl MigratePlan {
     /// What it would do: reads both ends where that depends on the records.
     ///
     /// # Errors
-    /// `RemoteUnavailable`, `StorageFault`.
-    pub fn preview(&self, engine: &Engine, settings: &MigrateSettings) -> Result<MigratePreview> {
+    /// `RemoteUnavailable`, `Canceled`, `StorageFault`.
+    pub fn preview(
+        &self,
+        engine: &Engine,
+        settings: &MigrateSettings,
+        progress: &Progress,
+    ) -> Result<MigratePreview> {
         let mut notes = Vec::new();
         if self.gap() {
             notes.push(
@@ -197,7 +193,7 @@ impl MigratePlan {
                 "records are merged into the live collection one by one; what is done stays done if it stops",
             );
         }
-        let surveyed = differences::survey(engine, self, settings)?;
+        let surveyed = differences::survey(engine, self, settings, progress)?;
         let mut losses = self.losses.clone();
         losses.extend(surveyed.losses);
         Ok(MigratePreview {

@@ -9,11 +9,9 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::backup::check_room;
 use super::conflict::{Action, OnConflict, RecordCounts, Tally, Target, Winner, decide};
 use super::merge::{self, Merge};
 use super::stage::{Expected, Stage};
-use crate::disk;
 use crate::engine::{CatchUp, CollectionInfo, Engine, Publication, Staging};
 use crate::error::{Error, Result};
 use crate::model::digest::{Digest, RecordHash};
@@ -106,9 +104,14 @@ pub struct RestoredCollection {
     pub counts: RecordCounts,
     /// Its digest, recomputed from what was written and compared; none where it was skipped.
     pub digest: Option<Digest>,
-    /// Ids that were asked for and are not in the backup.
+    /// How many ids were asked for and are not in the backup.
+    pub missing: u64,
+    /// The first of them.
     pub missing_ids: Vec<String>,
 }
+
+/// Ids that an outcome names; it is kept for weeks.
+const MAX_NAMED_IDS: usize = 20;
 
 /// Sled keeps about twice the payload while it is loaded.
 pub(super) const DISK_FACTOR: u64 = 2;
@@ -124,20 +127,18 @@ impl RestorePlan {
         sources.filter_map(|(index, target)| Some((self.manifest.collections.get(*index)?, target)))
     }
 
-    /// # Errors
-    /// `InsufficientStorage`.
-    pub fn check_room(&self, engine: &Engine) -> Result<()> {
-        let available = disk::available_bytes(engine.data_dir())?;
-        check_room(Some(available), self.needed_bytes)
-    }
-
     /// What it would do: reads the backup where that depends on the records.
     ///
     /// # Errors
-    /// `BackupCorrupt`, `StorageFault`.
-    pub fn preview(&self, engine: &Engine, repository: &Repository) -> Result<RestorePreview> {
+    /// `BackupCorrupt`, `Canceled`, `StorageFault`.
+    pub fn preview(
+        &self,
+        engine: &Engine,
+        repository: &Repository,
+        progress: &Progress,
+    ) -> Result<RestorePreview> {
         let preview = |(source, target): (&ManifestCollection, &Target)| {
-            let counts = self.preview_of(engine, repository, source, target)?;
+            let counts = self.preview_of(engine, repository, (source, target), progress)?;
             Ok((source.name.clone(), target.clone(), counts))
         };
         Ok(RestorePreview {
@@ -150,8 +151,8 @@ impl RestorePlan {
         &self,
         engine: &Engine,
         repository: &Repository,
-        source: &ManifestCollection,
-        target: &Target,
+        (source, target): (&ManifestCollection, &Target),
+        progress: &Progress,
     ) -> Result<RecordCounts> {
         if target.action == Action::Skipped {
             return Ok(RecordCounts::all_skipped(source.records));
@@ -163,9 +164,8 @@ impl RestorePlan {
             });
         }
         let mut comparison = Comparison::with(engine, target.replaces)?;
-        let progress = Progress::default();
         let count = |found: Selected| comparison.add(found.ordinal, &found.id, &found.hash);
-        read(repository, source, &self.records, &progress, count)?;
+        read(repository, source, &self.records, progress, count)?;
         Ok(comparison.counts(target.action, self.winner))
     }
 }
@@ -310,7 +310,12 @@ pub fn execute(
     progress: &Progress,
 ) -> Result<RestoreOutcome> {
     let started = std::time::Instant::now();
-    progress.phase("copy", plan.manifest.records());
+    let total = plan
+        .sources()
+        .filter(|(_, target)| target.action != Action::Skipped)
+        .map(|(source, _)| source.records)
+        .sum();
+    progress.phase("copy", total);
     let mut built = Built::default();
     for (source, target) in plan.sources() {
         build(
@@ -355,6 +360,7 @@ fn build<'a>(
         records: 0,
         counts: RecordCounts::default(),
         digest: None,
+        missing: 0,
         missing_ids: Vec::new(),
     };
     let merges = target.replaces.filter(|_| target.action == Action::Merged);
@@ -383,7 +389,9 @@ fn build<'a>(
     restored.records = info.head.count;
     restored.digest = Some(info.head.digest);
     restored.counts = comparison.counts(target.action, plan.winner);
+    restored.missing = missing_ids.len() as u64;
     restored.missing_ids = missing_ids;
+    restored.missing_ids.truncate(MAX_NAMED_IDS);
     match merges {
         Some(live) => {
             let merge = Merge::new(engine, info, live, plan.winner, &settings.scratch)?;

@@ -41,13 +41,6 @@ pub struct BackendOptions {
     pub retry_timeout: Duration,
 }
 
-/// Free and total bytes of the disk below a repository.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Room {
-    /// Bytes that an unprivileged writer can still use.
-    pub available_bytes: u64,
-}
-
 /// An object as a listing has it.
 #[derive(Clone, Debug)]
 pub(super) struct Listed {
@@ -244,19 +237,14 @@ impl Backend {
         &self.runtime
     }
 
-    pub(super) fn room(&self) -> Result<Option<Room>> {
-        self.directory
-            .as_deref()
-            .map(|directory| {
-                crate::disk::available_bytes(directory)
-                    .map(|available_bytes| Room { available_bytes })
-            })
-            .transpose()
+    pub(super) fn available_bytes(&self) -> Result<Option<u64>> {
+        let directory = self.directory.as_deref();
+        directory.map(crate::disk::available_bytes).transpose()
     }
 
     fn fault(&self, what: &str, path: &str, error: &object_store::Error) -> Error {
         let kind = match &self.directory {
-            Some(_) => Kind::StorageFault,
+            Some(_) => kind_of(error).unwrap_or(Kind::StorageFault),
             None => Kind::RemoteUnavailable,
         };
         Error::new(
@@ -408,6 +396,18 @@ fn remove_unfinished(directory: &FilePath, older_than: Duration) -> std::io::Res
         }
     }
     Ok(())
+}
+
+/// What kind of error an operating system's error below this one is.
+fn kind_of(error: &object_store::Error) -> Option<Kind> {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if let Some(error) = cause.downcast_ref::<std::io::Error>() {
+            return Some(Kind::of_file(error));
+        }
+        source = cause.source();
+    }
+    None
 }
 
 #[cfg(test)]

@@ -20,7 +20,9 @@ use super::super::openapi::words::Name;
 use super::collection_id;
 use super::namespaces::SliceQuery;
 use super::wire::visible;
+use crate::api::jobs::CancelOnDrop;
 use crate::app::App;
+use crate::background::processors;
 use crate::engine::{CollectionInfo, CollectionUpdate, NewCollection};
 use crate::error::{Error, Result};
 use crate::model::collection::CollectionDefinition;
@@ -29,6 +31,7 @@ use crate::model::metadata::{Metadata, MetadataInput};
 use crate::model::names::{CollectionName, check_name};
 use crate::model::schema::{self, Schema, SchemaRequest};
 use crate::operations::fork;
+use crate::progress::Progress;
 
 /// A collection to create.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -133,11 +136,6 @@ fn metadata(
     Ok(metadata)
 }
 
-/// Threads that a resolved configuration names, as Chroma's server does.
-fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
-}
-
 /// Create a collection
 #[utoipa::path(post, path = "/api/v2/tenants/{tenant}/databases/{database}/collections", tag = CHROMA_COLLECTIONS,
     params(("tenant" = String, Path, example = "default_tenant"), ("database" = String, Path, example = "default_database")),
@@ -162,8 +160,12 @@ pub(in crate::api) async fn create_collection(
                 || Ok(Metadata::new()),
                 |given| metadata("metadata", given, false),
             )?;
-            let (configuration, schema) =
-                schema::reconcile(&metadata, request.configuration, request.schema, threads())?;
+            let (configuration, schema) = schema::reconcile(
+                &metadata,
+                request.configuration,
+                request.schema,
+                processors(),
+            )?;
             let new = NewCollection {
                 name: CollectionName::new(tenant, database, request.name),
                 definition: CollectionDefinition {
@@ -298,12 +300,15 @@ pub(in crate::api) async fn fork_collection(
     ChromaPath((_tenant, _database, id)): ChromaPath<(String, String, String)>,
     body: ChromaBody,
 ) -> Result<Json<CollectionResponse>, ChromaError> {
+    let progress = Progress::default();
+    let _left = CancelOnDrop(progress.clone());
     let info = app
         .blocking(move |app| {
             let id = collection_id(&id)?;
             let request: ForkCollectionRequest = body.parse()?;
             check_name(&request.new_name).map_err(field("new_name"))?;
-            fork::fork(app.engine(), id, request.new_name, &app.restore_settings())
+            let settings = app.restore_settings();
+            fork::fork(app.engine(), id, request.new_name, &settings, &progress)
         })
         .await?;
     Ok(Json(info.into()))

@@ -14,6 +14,8 @@ use crate::progress::Progress;
 /// How often another instance is asked to replace a collection.
 const REPLACEMENTS: usize = 4;
 /// How often a job of another instance is looked at.
+/// How long another instance's job may take: it copies within its own store.
+const LONGEST_JOB: Duration = Duration::from_secs(3_600);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 impl RemoteCollection {
@@ -114,13 +116,18 @@ impl RemoteCollection {
     fn ended(&self, job: &Value, progress: &Progress) -> Result<Value> {
         let id = job.get("id").and_then(Value::as_str).unwrap_or_default();
         let url = self.http().url(["jobs", id]);
-        loop {
+        let began = Instant::now();
+        while began.elapsed() < LONGEST_JOB {
             let job: Value = self.http().read(&Method::GET, &url, None, progress)?;
             match job.get("state").and_then(Value::as_str) {
                 Some("queued" | "running") => pause(progress)?,
                 _ => return Ok(job),
             }
         }
+        Err(self.http().unavailable(&format!(
+            "its job {id} did not end within {} s",
+            LONGEST_JOB.as_secs()
+        )))
     }
 }
 

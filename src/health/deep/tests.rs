@@ -72,6 +72,47 @@ async fn who_asks_meanwhile_shares_the_run_and_who_asks_soon_its_result() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_run_on_older_data_is_not_shared_and_the_one_after_it_is() {
+    let checks = checks(1, LONG);
+    let (go, wait) = mpsc::channel::<()>();
+    let first: Work = Box::new(move |progress| {
+        wait.recv().unwrap();
+        passing()(progress)
+    });
+    checks.begin(DeepCheck::Storage, 1, first).unwrap();
+    let runs = Arc::new(AtomicUsize::new(0));
+    let joined: Vec<_> = (2..5)
+        .map(|version| {
+            let (checks, counted) = (checks.clone(), Arc::clone(&runs));
+            let work: Work = Box::new(move |_| {
+                counted.fetch_add(1, Ordering::SeqCst);
+                let mut report = Report::default();
+                report.pass("newer", 1, "things");
+                Ok(report)
+            });
+            tokio::spawn(
+                async move { checks.result(DeepCheck::Storage, version, LONG, work).await },
+            )
+        })
+        .collect();
+    while checks.inner.state.lock().entries[&DeepCheck::Storage]
+        .next
+        .is_none()
+    {
+        tokio::task::yield_now().await;
+    }
+    // All three have asked when nothing more can be begun.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    go.send(()).unwrap();
+    for joined in joined {
+        let found = joined.await.unwrap().unwrap();
+        assert!(found.checks.contains_key("newer"), "{found:?}");
+    }
+    assert_eq!(runs.load(Ordering::SeqCst), 1);
+    checks.closed(LONG).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_failed_result_stays_a_failure_while_the_check_runs_again() {
     let checks = checks(1, Duration::ZERO);
     let panics: Work = Box::new(|_| panic!("of a check"));

@@ -80,7 +80,7 @@ impl Duplicates {
 type Entries<'a> = Box<dyn Iterator<Item = io::Result<Entry>> + 'a>;
 
 fn unusable(error: io::Error) -> Error {
-    Error::storage("a temporary file of the import cannot be used").because(error)
+    Error::file("a temporary file of the import cannot be used", error)
 }
 
 /// A sorted file, removed with this value.

@@ -2,12 +2,10 @@
 
 use uuid::Uuid;
 
-use crate::disk;
 use crate::engine::{CatchUp, CollectionInfo, CutScope, Engine, Publication, Staging, Tombstone};
 use crate::error::{Error, Result};
 use crate::model::digest::Digest;
 use crate::model::names::CollectionName;
-use crate::operations::backup::check_room;
 use crate::operations::conflict::{Action, RecordCounts, Target, Winner};
 use crate::operations::merge::{self, Merge};
 use crate::operations::restore::{Comparison, RestoreSettings};
@@ -23,7 +21,7 @@ pub(in crate::operations) fn check_copy_room(
     source: &CollectionInfo,
 ) -> Result<()> {
     let needed = source.head.bytes.saturating_mul(2);
-    check_room(Some(disk::available_bytes(engine.data_dir())?), needed)
+    engine.check_room(needed)
 }
 
 /// A copy that was made.

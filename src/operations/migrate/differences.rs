@@ -97,8 +97,8 @@ pub(super) fn survey(
     engine: &Engine,
     plan: &MigratePlan,
     settings: &MigrateSettings,
+    progress: &Progress,
 ) -> Result<Survey> {
-    let progress = Progress::default();
     let mut survey = Survey {
         counts: RecordCounts::default(),
         losses: Vec::new(),
@@ -112,14 +112,14 @@ pub(super) fn survey(
     let Some(there) = &plan.replaces else {
         survey.counts.inserted = plan.described.records;
         if !plan.target.is_local() {
-            survey.losses = record_losses(source.as_ref(), target.as_ref(), plan, &progress)?;
+            survey.losses = record_losses(source.as_ref(), target.as_ref(), plan, progress)?;
         }
         return Ok(survey);
     };
     let space = plan.space();
     let mut losses = Losses::default();
     let mut tally = Tally::default();
-    source.stream(None, plan.size, &progress, &mut |mut batch: Batch| {
+    source.stream(None, plan.size, progress, &mut |mut batch: Batch| {
         for record in &mut batch.records {
             for what in target.fit(space, record) {
                 losses.note(what, &record.id);
@@ -130,7 +130,7 @@ pub(super) fn survey(
             target.as_ref(),
             (&there.id, space),
             &batch.records,
-            &progress,
+            progress,
         )
     })?;
     survey.counts = tally.counts(plan.action, plan.winner, there.records);

@@ -64,7 +64,10 @@ pub(super) fn merge(
         let (ours, others): (Vec<_>, Vec<_>) =
             batch.records.into_iter().partition(|record| is_ours(&record.id));
         let mut sorted = differences::sort(&collection, &there.id, others, plan, progress)?;
-        brought.extend(sorted.new.iter().map(|id| short(id)));
+        // Only a source in this store sends anything again.
+        if plan.source.is_local() {
+            brought.extend(sorted.new.iter().map(|id| short(id)));
+        }
         sorted.write.extend(ours);
         // What comes again is counted once.
         if first {
