@@ -22,7 +22,7 @@ const NICENESS: i32 = 10;
 ///
 /// # Errors
 /// When the system has no thread left.
-pub fn spawn<T: Send + 'static>(
+pub(crate) fn spawn<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<JoinHandle<T>> {

@@ -6,20 +6,20 @@ use crate::error::{Error, Kind, Result};
 
 /// Bytes of a file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Room {
+pub(crate) struct Room {
     /// Bytes that an unprivileged writer can still use.
-    pub available_bytes: u64,
+    pub(crate) available_bytes: u64,
     /// Bytes that are in use, by whomever.
-    pub used_bytes: u64,
+    pub(crate) used_bytes: u64,
     /// All bytes.
-    pub total_bytes: u64,
+    pub(crate) total_bytes: u64,
 }
 
 /// The room on the file system of `path`.
 ///
 /// # Errors
 /// `StorageFault` when the path cannot be asked.
-pub fn room(path: &Path) -> Result<Room> {
+pub(crate) fn room(path: &Path) -> Result<Room> {
     let stat = rustix::fs::statvfs(path)
         .map_err(|error| Error::storage(format!("{}: {error}", path.display())).because(error))?;
     let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
@@ -34,7 +34,7 @@ pub fn room(path: &Path) -> Result<Room> {
 ///
 /// # Errors
 /// `StorageFault` when the path cannot be asked.
-pub fn available_bytes(path: &Path) -> Result<u64> {
+pub(crate) fn available_bytes(path: &Path) -> Result<u64> {
     Ok(room(path)?.available_bytes)
 }
 
@@ -42,7 +42,7 @@ pub fn available_bytes(path: &Path) -> Result<u64> {
 ///
 /// # Errors
 /// `InsufficientStorage` with the numbers.
-pub fn check_room(available: Option<u64>, needed: u64) -> Result<()> {
+pub(crate) fn check_room(available: Option<u64>, needed: u64) -> Result<()> {
     match available {
         Some(available) if available < needed => Err(Error::new(
             Kind::InsufficientStorage,

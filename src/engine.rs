@@ -12,7 +12,7 @@ mod checkpoints;
 mod collection;
 mod compact;
 #[doc(hidden)]
-pub mod faults;
+pub mod damage;
 mod format;
 mod inspect;
 mod kernel;

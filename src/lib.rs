@@ -7,27 +7,36 @@
 //! # Layers
 //!
 //! Downwards only: `api` → `app` → `jobs`, `health`, `access` → `operations` → `engine` | `repository` | `environments` →
-//! `model`, `error`. The three in the middle never import each other: only `operations` joins them. axum,
-//! tower-http and utoipa are named only in [`api`], sled only in `engine/store`, object_store only in
-//! `repository/backend`. What is measured is named, and counted in [`meters`], where it happens: in `engine`, `jobs`, `app`
+//! `model`, `error`. The three in the middle never import each other: only `operations` joins them. Below them all, and
+//! used by any: `progress` (how far work is, and its cancel), `disk`, `background`, `meters`. `config` is read at the top
+//! and handed down as values; `access`, `health` and `telemetry` take their section of it. `demo`, `offline` and `probe`
+//! are what the program does besides serving.
+//!
+//! axum, tower-http and utoipa are named only in [`api`], sled only in `engine/store`, object_store only in
+//! `repository/backend`. What is measured is named, and counted in `meters`, where it happens: in `engine`, `jobs`, `app`
 //! and `api`; nothing else names the `metrics` crates.
 //!
-//! # A query, traced
+//! # A request, traced
 //!
-//! `POST …/collections/{id}/query` passes `api/layers` (request id, bounds), is extracted as bytes by
-//! `api/extract`, parsed on a blocking thread by `api/chroma/reads`, held against the schema by
-//! `api/chroma/filters`, answered by [`engine::Engine::query`]: the filter picks candidates, `search`
-//! compares their rounded vectors in memory and in full those that may be near, the few winners are read
-//! from the store and checked; the answer is encoded on the same thread.
+//! `POST …/collections/{id}/query`: `api/serve` accepts the connection, `api/layers` gives the request its id, `api/access` asks
+//! whether this key may, `api/bodies` receives the body before it takes one of the places. `api/extract` hands the bytes to
+//! `api/chroma/reads`, which parses them on a thread for data ([`app::App::blocking`]); `api/chroma/filters` holds the
+//! filter against the schema; [`engine::Engine::query`] answers: the filter picks candidates from the metadata in memory,
+//! `engine/search/exact` compares their rounded vectors and, in full, those that may be near; the few winners are read from the
+//! store, each against its checksum. The answer is encoded on the same thread.
+//!
+//! A write goes the same way into [`engine::Engine::write`]: under the one write lock it is checked, hashed into the
+//! collection's digest, committed as one transaction of sled and published to readers; then, without the lock, it waits for
+//! the sync that it shares with others, and only then is it acknowledged.
 //!
 //! # A backup, traced
 //!
-//! `POST /backups` makes a [`operations::backup::plan`], submits a job and answers 202. The job calls
-//! [`operations::backup::execute`]: an [`engine::Cut`] copies collections while writes go on, layer by
-//! layer, into packs ([`repository::pack`]); its last round under the write lock is the backup's moment;
-//! the store is synced up to it; the manifest is put last, create-only, and that put is the commit. The
-//! store then keeps a marker of what the backup holds, which the next one's cut starts from.
-
+//! `POST /backups` makes a [`operations::backup::plan`] (the names exist, the room is there), [`jobs::Jobs::submit`] records the job, and
+//! 202 is the answer. On a worker, [`operations::backup::execute`] takes the repository's lock, finds parents, and lets
+//! [`engine::Engine::begin_cut_since`] cut the store: layer by layer, while writes go on, records go through `operations/packer` into packs
+//! ([`repository::pack`]), compressed on threads that give way to requests; the last round, under the write lock, is small, and
+//! is the backup's moment. The store is synced up to it. The manifest is put last, create-only: that put is the commit. A
+//! marker in the store says what the backup holds; the next one's cut starts from it.
 //!
 //! # A migration from another server, traced
 //!
@@ -39,16 +48,16 @@
 pub mod access;
 pub mod api;
 pub mod app;
-pub mod background;
+pub(crate) mod background;
 pub mod config;
 pub mod demo;
-pub mod disk;
+pub(crate) mod disk;
 pub mod engine;
 pub mod environments;
 pub mod error;
 pub mod health;
 pub mod jobs;
-pub mod meters;
+pub(crate) mod meters;
 pub mod model;
 pub mod offline;
 pub mod operations;

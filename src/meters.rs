@@ -11,7 +11,7 @@ use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder a
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
 
 /// Label names and values.
-pub type Labels = [(&'static str, String)];
+pub(crate) type Labels = [(&'static str, String)];
 
 /// Of what takes less than a second where all is well.
 const SECONDS: [f64; 18] = [
@@ -32,9 +32,9 @@ const COUNTS: [f64; 11] = [
 ];
 
 /// The name of the histogram whose buckets are those of requests.
-pub const REQUEST_DURATION: &str = "vectorkeep_http_request_duration_seconds";
+pub(crate) const REQUEST_DURATION: &str = "vectorkeep_http_request_duration_seconds";
 /// The name of the histogram whose buckets are those of jobs.
-pub const JOB_DURATION: &str = "vectorkeep_job_duration_seconds";
+pub(crate) const JOB_DURATION: &str = "vectorkeep_job_duration_seconds";
 
 const METADATA: Metadata<'static> =
     Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
@@ -71,7 +71,7 @@ static PROCESS: LazyLock<()> = LazyLock::new(|| {
 });
 
 /// Notes that the process starts now; only the first call counts.
-pub fn start() {
+pub(crate) fn start() {
     LazyLock::force(&PROCESS);
 }
 
@@ -84,34 +84,34 @@ fn key(name: &'static str, labels: &Labels) -> Key {
 }
 
 /// A counter; its name ends with `_total`.
-pub fn counter(name: &'static str, help: &'static str, labels: &Labels) -> Counter {
+pub(crate) fn counter(name: &'static str, help: &'static str, labels: &Labels) -> Counter {
     RECORDER.describe_counter(name.into(), None, help.into());
     RECORDER.register_counter(&key(name, labels), &METADATA)
 }
 
 /// A gauge.
-pub fn gauge(name: &'static str, help: &'static str) -> Gauge {
+pub(crate) fn gauge(name: &'static str, help: &'static str) -> Gauge {
     RECORDER.describe_gauge(name.into(), None, help.into());
     RECORDER.register_gauge(&key(name, &[]), &METADATA)
 }
 
 /// A histogram; of durations where its name ends with `_seconds`, else of numbers.
-pub fn histogram(name: &'static str, help: &'static str, labels: &Labels) -> Histogram {
+pub(crate) fn histogram(name: &'static str, help: &'static str, labels: &Labels) -> Histogram {
     RECORDER.describe_histogram(name.into(), None, help.into());
     RECORDER.register_histogram(&key(name, labels), &METADATA)
 }
 
 /// Records the seconds since `started`.
-pub fn record_since(histogram: &Histogram, started: Instant) {
+pub(crate) fn record_since(histogram: &Histogram, started: Instant) {
     histogram.record(started.elapsed().as_secs_f64());
 }
 
 /// Sorts what was recorded into its buckets: until then every single observation is kept.
-pub fn upkeep() {
+pub(crate) fn upkeep() {
     RECORDER.handle().run_upkeep();
 }
 
 /// Everything, in Prometheus' text format 0.0.4.
-pub fn render() -> String {
+pub(crate) fn render() -> String {
     RECORDER.handle().render()
 }

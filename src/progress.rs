@@ -111,3 +111,23 @@ impl Progress {
         self.inner.fate.load(Ordering::Relaxed) != COMMITTED
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cancel_is_obeyed_or_refused_and_never_both() {
+        for _ in 0..2_000 {
+            let progress = Progress::default();
+            let (canceled, committed) = std::thread::scope(|scope| {
+                let cancel = scope.spawn(|| progress.cancel());
+                let committed = progress.commit().is_ok();
+                (cancel.join().unwrap(), committed)
+            });
+            assert_ne!(canceled, committed);
+            assert_eq!(progress.check().is_err(), canceled);
+            assert_eq!(progress.cancellable(), canceled);
+        }
+    }
+}

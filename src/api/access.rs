@@ -51,11 +51,14 @@ pub(super) fn requirement(method: &Method, route: &str) -> Requirement {
         "/" | "/openapi.json" | "/docs" | "/docs/" | "/docs/{*rest}" => {
             Requirement::Role(Role::Reader)
         }
+        // A limited key is shown what it may reach.
+        "/collections" => Requirement::Role(Role::Reader),
         "/metrics" => WholeStore(Role::Reader),
         "/keys" | "/api/v2/reset" => WholeStore(Role::Admin),
         "/api/v2/tenants" => WholeStore(Role::Writer),
         // A resource name is an alias that all tenants share.
         "/api/v2/tenants/{tenant}" if *method == Method::PATCH => WholeStore(Role::Operator),
+        _ if route.starts_with("/page/") => Requirement::Role(Role::Reader),
         _ if route.starts_with("/health/") => WholeStore(Role::Reader),
         _ if route.starts_with("/api/") => Requirement::Role(by_method()),
         _ => WholeStore(Role::Operator),

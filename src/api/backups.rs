@@ -8,14 +8,13 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
-use uuid::Uuid;
 
+use super::collections::CollectionSummary;
 use super::error::Problem;
 use super::extract::{Object, OperationBody, OperationPath, OperationQuery};
 use super::jobs::{Asked, JobResponse, KeyHeader, Planned, WaitQuery, page_limit, run_job};
-use super::openapi::configurations::Space;
 use super::openapi::{BACKUPS, words};
 use crate::app::App;
 use crate::error::{Error, Result};
@@ -27,9 +26,7 @@ use crate::operations::backup::{self, BackupRequest};
 use crate::operations::delete;
 use crate::progress::Progress;
 use crate::repository::Repository;
-use crate::repository::format::{
-    Annotations, Manifest, ManifestCollection, Verification, VerificationLevel,
-};
+use crate::repository::format::{Annotations, Manifest, Verification, VerificationLevel};
 
 /// A collection by name.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
@@ -113,41 +110,6 @@ pub(super) struct CreateBackupRequest {
     pinned: bool,
 }
 
-/// A collection in a backup.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct BackupCollection {
-    tenant: String,
-    database: String,
-    name: String,
-    id: Uuid,
-    records: u64,
-    dimension: Option<u32>,
-    /// `l2`, `cosine` or `ip`.
-    #[schema(value_type = Space)]
-    space: Value,
-    /// The last write to it.
-    sequence: u64,
-    /// Sum of the hashes of its records: equal digests, equal content.
-    digest: String,
-}
-
-impl From<&ManifestCollection> for BackupCollection {
-    fn from(collection: &ManifestCollection) -> Self {
-        let definition = &collection.definition;
-        Self {
-            tenant: collection.name.tenant.clone(),
-            database: collection.name.database.clone(),
-            name: collection.name.name.clone(),
-            id: collection.id,
-            records: collection.records,
-            dimension: definition.dimension,
-            space: json!(definition.configuration.space()),
-            sequence: collection.sequence,
-            digest: collection.digest.to_string(),
-        }
-    }
-}
-
 /// A backup.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Backup)]
@@ -176,7 +138,7 @@ pub(super) struct BackupResponse {
     encrypted: bool,
     labels: BTreeMap<String, String>,
     pinned: bool,
-    collections: Vec<BackupCollection>,
+    collections: Vec<CollectionSummary>,
     /// The newest verification; null: never verified.
     #[schema(value_type = Option<VerificationResponse>)]
     verification: Option<Verification>,
@@ -225,7 +187,7 @@ impl BackupResponse {
             collections: manifest
                 .collections
                 .iter()
-                .map(BackupCollection::from)
+                .map(CollectionSummary::from)
                 .collect(),
             verification,
         }

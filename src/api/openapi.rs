@@ -12,6 +12,7 @@ use utoipa::openapi::{InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder};
 use crate::error::{Error, Result};
 
 /// Tags, as Swagger UI groups by them.
+pub(super) const COLLECTIONS: &str = "Collections";
 pub(super) const BACKUPS: &str = "Backups";
 pub(super) const RESTORE: &str = "Restore";
 pub(super) const MIGRATE: &str = "Migrate";
@@ -27,12 +28,16 @@ pub(super) const CHROMA_RECORDS: &str = "Chroma: records";
 
 pub(super) fn base() -> OpenApi {
     let tags = [
+        (COLLECTIONS, "What is stored, over all tenants."),
         (BACKUPS, "Consistent online backups: make, list, export."),
         (
             RESTORE,
             "Built aside, proved equal to the backup, made visible in one step.",
         ),
-        (MIGRATE, "Copy a collection to another name, proved equal."),
+        (
+            MIGRATE,
+            "Copy a collection to another name or environment, proved equal.",
+        ),
         (
             COMPACTIONS,
             "Give back space that the store no longer needs.",

@@ -1,8 +1,7 @@
 //! THE route list: it makes both the router and the OpenAPI description.
 
 use axum::Router;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Redirect, Response};
+use axum::http::{HeaderName, HeaderValue, header};
 use axum::routing::get;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, Any, CorsLayer};
@@ -14,14 +13,16 @@ use utoipa_swagger_ui::SwaggerUi;
 use super::layers::{self, Bounds};
 use super::measure;
 use super::{
-    access, backups, chroma, compactions, drills, environments, events, export, health, imports,
-    jobs, keys, metrics, migrations, openapi, prunings, restores, verifications,
+    access, backups, chroma, collections, compactions, drills, environments, events, export,
+    health, imports, jobs, keys, metrics, migrations, openapi, page, prunings, restores,
+    verifications,
 };
 use crate::app::App;
 
 /// All routes of the operations family.
 fn operations() -> OpenApiRouter<App> {
     OpenApiRouter::new()
+        .routes(routes!(collections::list_all_collections))
         .routes(routes!(backups::create_backup, backups::list_backups))
         .routes(routes!(imports::import_backup))
         .routes(routes!(prunings::prune_backups))
@@ -65,8 +66,11 @@ pub(super) fn described() -> (Router<App>, OpenApi) {
 pub fn router(app: &App) -> Router {
     measure::start();
     let (routes, spec) = described();
-    let routes = routes
-        .route("/", get(root))
+    let routes = page::files()
+        .fold(
+            routes.route("/", get(page::index)),
+            |routes, (path, file)| routes.route(path, file),
+        )
         .merge(chroma::undocumented())
         .merge(SwaggerUi::new("/docs").url("/openapi.json", spec));
     let routes = routes
@@ -113,14 +117,4 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
             .collect();
         layer.allow_origin(origins)
     })
-}
-
-/// People are sent to the documentation. A client that says nothing about what it accepts gets what
-/// Chroma's server answers here: nothing.
-async fn root(headers: HeaderMap) -> Response {
-    if headers.contains_key(header::ACCEPT) {
-        Redirect::temporary("/docs").into_response()
-    } else {
-        StatusCode::NOT_FOUND.into_response()
-    }
 }

@@ -43,7 +43,16 @@ impl Repository {
             newest: manifests.first().map(|manifest| manifest.id.clone()),
             verified: None,
         };
+        // One listing, and then only what is there: most backups may never have been verified.
+        let verdicts = self.backend.list(VERIFICATIONS)?;
+        let verdicts: BTreeSet<&str> = verdicts
+            .iter()
+            .map(|verdict| verdict.path.as_str())
+            .collect();
         for manifest in manifests {
+            if !verdicts.contains(beside(VERIFICATIONS, &manifest.id).as_str()) {
+                continue;
+            }
             let found = self.verification(&manifest.id)?;
             let sound = found.filter(|found| found.ok && found.level >= VerificationLevel::Records);
             if let Some(found) = sound

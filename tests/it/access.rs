@@ -126,7 +126,7 @@ fn operations() -> Vec<Operation> {
 const OPEN: [&str; 3] = ["get_health", "get_liveness", "get_readiness"];
 
 /// What each operation needs, from the words of the contract; whatever is not here is an operator's.
-const READERS: [&str; 24] = [
+const READERS: [&str; 25] = [
     "check_collection",
     "check_collections",
     "check_embeddings",
@@ -147,6 +147,7 @@ const READERS: [&str; 24] = [
     "get_records",
     "get_tenant",
     "get_version",
+    "list_all_collections",
     "list_collections",
     "list_databases",
     "query_records",

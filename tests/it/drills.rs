@@ -361,31 +361,6 @@ async fn a_restore_that_is_not_what_the_manifest_says_fails_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backup_of_nothing_proves_nothing() {
-    let mut service = Service::start().await;
-    let empty = service.create("empty").await;
-    let backup = text(&service.backup(json!({})).await["id"]);
-    let job = drilled(&service, None, 422).await;
-    let result = &job["result"];
-    assert_eq!(
-        (
-            &result["checked_records"],
-            &result["queries"],
-            &result["first_query_ms"]
-        ),
-        (&json!(0), &json!(0), &Value::Null)
-    );
-    let verification = &backup_of(&service, &backup).await["verification"];
-    assert_eq!(
-        (&verification["level"], &verification["ok"]),
-        (&json!("drill"), &json!(false))
-    );
-    // It has no records, so nothing is stored under its id.
-    assert_eq!(empty.count().await, 0);
-    service.holds_only(&[].into()).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn without_room_for_the_largest_collection_it_does_not_begin() {
     let service = Service::start().await;
     service.create("words").await.add(&numbered("w", 5)).await;
@@ -412,4 +387,25 @@ async fn without_room_for_the_largest_collection_it_does_not_begin() {
     assert_eq!(service.get("/jobs").await.ok(200), jobs);
     fs::write(&path, whole).unwrap();
     drilled(&service, None, 200).await;
+}
+
+/// A restore of nothing shows nothing, and says nothing against the backup.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_without_records_cannot_be_rehearsed_and_is_not_damaged_by_the_attempt() {
+    let service = Service::start().await;
+    service.create("words").await;
+    let backup = service.backup(json!({})).await;
+    let verify = format!("/backups/{}/verify?wait=true", text(&backup["id"]));
+    service.post(&verify, json!({})).await.ok(200);
+    let before = service.get("/backups").await.ok(200);
+    let refused = service
+        .post("/drills?wait=true", json!({"backup": "latest"}))
+        .await;
+    assert!(
+        refused
+            .problem(422)
+            .to_string()
+            .contains("nothing to rehearse")
+    );
+    assert_eq!(service.get("/backups").await.ok(200), before);
 }

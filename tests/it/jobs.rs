@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use vectorkeep::jobs::{JobKind, Submission};
 use vectorkeep::progress::Progress;
 
-use crate::harness::{Service, eventually, numbered, text};
+use crate::harness::{Http, Service, eventually, numbered, text};
 
 /// Puts a job to work that only ends when it is told to, or cancelled. The id, and what ends it.
 async fn blocking_job(service: &Service, committed: bool) -> (String, mpsc::Sender<()>) {
@@ -345,4 +345,48 @@ async fn finished_jobs_are_forgotten_after_their_time() {
     .await;
     service.restart().await;
     assert!(listed(&service, "").await.is_empty());
+}
+
+/// Whoever waits for a backup must not take it for made.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_canceled_before_it_ran_is_no_success() {
+    let service = Service::with(|config| config.jobs.workers = 1).await;
+    let (_, end) = blocking_job(&service, false).await;
+    let http = Http::clone(&service);
+    let waiter = tokio::spawn(async move { http.post("/backups?wait=true", json!({})).await });
+    let queued = eventually("a backup to be queued", async || {
+        listed(&service, "?state=queued").await.first().cloned()
+    })
+    .await;
+    let path = format!("/jobs/{queued}/cancel");
+    service.post(&path, json!({})).await.ok(200);
+    let answer = waiter.await.unwrap();
+    let problem = answer.problem(409);
+    assert_eq!(problem["job"]["state"], "canceled", "{problem}");
+    assert!(
+        text(&problem["detail"]).contains("before it ran"),
+        "{problem}"
+    );
+    drop(end);
+}
+
+/// It cannot begin any more: a stop does not wait for it until its grace is over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_does_not_wait_for_those_who_wait_for_a_queued_job() {
+    let mut service = Service::with(|config| {
+        config.jobs.workers = 1;
+        config.server.shutdown_grace_ms = 600_000;
+    })
+    .await;
+    let (_, _end) = blocking_job(&service, false).await;
+    let http = Http::clone(&service);
+    let waiter = tokio::spawn(async move { http.post("/backups?wait=true", json!({})).await });
+    eventually("a backup to be queued", async || {
+        (!listed(&service, "?state=queued").await.is_empty()).then_some(())
+    })
+    .await;
+    tokio::time::timeout(Duration::from_secs(60), service.stop())
+        .await
+        .expect("the stop waits");
+    assert_eq!(waiter.await.unwrap().status, 202);
 }

@@ -12,6 +12,7 @@
 mod access;
 mod backups;
 mod chroma;
+mod collections;
 mod compactions;
 mod conventions;
 mod demo;

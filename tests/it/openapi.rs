@@ -297,8 +297,43 @@ async fn every_described_operation_exists() {
         !page.contains("src=\"http") && !page.contains("href=\"http"),
         "the page loads from elsewhere: {page}"
     );
-    let redirect = service.get("/").await;
-    assert!((300..400).contains(&redirect.status) && redirect.header("location") == Some("/docs"));
+}
+
+/// What a browser loads at `/`: from here only, and nothing that runs is in the text itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_operations_page_loads_from_here_only() {
+    let service = Service::start().await;
+    let page = service.get("/").await.expect(200);
+    let policy = page.header("content-security-policy").unwrap();
+    assert!(policy.starts_with("default-src 'none'"), "{policy}");
+    assert_eq!(
+        page.header("content-type"),
+        Some("text/html; charset=utf-8")
+    );
+    let html = page.text();
+    let loaded: Vec<&str> = ["src=\"", "href=\""]
+        .iter()
+        .flat_map(|attribute| html.split(attribute).skip(1))
+        .filter_map(|rest| rest.split('"').next())
+        .filter(|target| !target.starts_with('#') && !target.starts_with("data:"))
+        .collect();
+    assert!(
+        loaded.iter().any(|file| file.ends_with(".js")),
+        "{loaded:?}"
+    );
+    for file in loaded {
+        assert!(file.starts_with('/'), "{file} is elsewhere");
+        let answer = service.get(file).await;
+        assert!(
+            (200..400).contains(&answer.status),
+            "{file}: {}",
+            answer.status
+        );
+    }
+    assert!(
+        !html.contains("<script>") && !html.contains(" style=\""),
+        "{html}"
+    );
 }
 
 /// What Swagger UI fills in: the examples of the body, or one made of its members' examples.

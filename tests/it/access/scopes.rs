@@ -223,7 +223,13 @@ async fn what_reaches_the_whole_store_is_not_for_a_limited_key() {
     for path in ["/backups", "/jobs", "/environments", "/keys"] {
         guarded.get("acme", path).await.expect(403);
     }
-    // Others' collections are not in what a limited key sees of the health either.
+    // Others' collections are not in what a limited key sees of all of them, nor of the health.
+    let listed = guarded.get("acme", "/collections").await.ok(200);
+    let listed = listed["collections"].as_array().unwrap();
+    assert!(
+        !listed.is_empty() && listed.iter().all(|found| found["tenant"] == "acme"),
+        "{listed:?}"
+    );
     let health = guarded.get("acme", "/health").await.ok(200);
     assert_eq!(health, json!({"status": "pass"}));
 }

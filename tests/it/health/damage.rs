@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -249,6 +250,50 @@ async fn one_flipped_bit_anywhere_never_changes_an_answer() {
     }
     assert!(
         refused_starts + reported > 0,
+        "no flip was noticed: were the right bytes flipped?"
+    );
+}
+
+/// More than one segment of the store's file, so that old ones are not read as a whole at the start: a page that
+/// cannot be read must not keep the start busy for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_cannot_be_read_does_not_hang_the_start() {
+    let mut service = Service::start().await;
+    let words = service.create("words").await;
+    for part in 0..6 {
+        let mut records = numbered(&format!("p{part}-"), 500);
+        for record in &mut records {
+            record.embedding = (0..384).map(|at| (at + part) as f32 / 7.0).collect();
+        }
+        words.add(&records).await;
+    }
+    service.backup(json!({})).await;
+    service.restart().await;
+    service.stop().await;
+    fs::rename(service.data_dir(), service.scratch("sound")).unwrap();
+    let file = fs::read(service.scratch("sound").join("store/db")).unwrap();
+    assert!(file.len() > 2 * 2_097_152, "it is one segment");
+    let used: Vec<usize> = (0..1_048_576).filter(|at| file[*at] != 0).collect();
+    let mut noticed = 0;
+    for number in 0..8_usize {
+        let at = used[number * 7_919_777 % used.len()];
+        let name = format!("page-{number}");
+        let flipped = [at];
+        let start = start_damaged(&mut service, &name, &flipped);
+        let started = tokio::time::timeout(Duration::from_secs(60), start).await;
+        match started.unwrap_or_else(|_| panic!("byte {at}: the start hangs")) {
+            Some(message) => {
+                assert!(message.contains("damaged"), "byte {at}: {message}");
+                noticed += 1;
+            }
+            None => {
+                noticed += usize::from(service.get("/health").await.status == 503);
+                service.stop().await;
+            }
+        }
+    }
+    assert!(
+        noticed > 0,
         "no flip was noticed: were the right bytes flipped?"
     );
 }

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde_json::{Value, json};
 use uuid::Uuid;
-use vectorkeep::engine::{DeleteRequest, Engine, InspectionLimits, RecordPatch, WriteMode, faults};
+use vectorkeep::config::DurabilityMode;
+use vectorkeep::engine::{DeleteRequest, Engine, InspectionLimits, RecordPatch, WriteMode, damage};
 use vectorkeep::model::record::Record;
 use vectorkeep::progress::Progress;
 
@@ -49,6 +50,8 @@ fn write(engine: &Engine, id: Uuid, writer: usize, stop: &AtomicBool, acknowledg
             ..DeleteRequest::default()
         };
         engine.delete(id, &gone).unwrap();
+        // Nothing is there to go, and nothing may come of it.
+        assert_eq!(engine.delete(id, &gone).unwrap(), 0);
         let back = patches(&changed[..1]);
         engine.write(id, WriteMode::Add, back).unwrap();
         let new = numbered(&format!("w{writer}-{round}"), 2);
@@ -59,10 +62,17 @@ fn write(engine: &Engine, id: Uuid, writer: usize, stop: &AtomicBool, acknowledg
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_inspection_is_exact_while_others_write_and_does_not_stop_them() {
-    let service = Service::with(|config| {
-        config.storage.durability = vectorkeep::config::DurabilityMode::Interval;
-    })
-    .await;
+    inspect_while_others_write(DurabilityMode::Interval).await;
+}
+
+/// Here writers wait for the disk, without the lock, in the middle of what they do.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_inspection_is_exact_while_others_write_and_wait_for_the_disk() {
+    inspect_while_others_write(DurabilityMode::Always).await;
+}
+
+async fn inspect_while_others_write(durability: DurabilityMode) {
+    let service = Service::with(|config| config.storage.durability = durability).await;
     let words = service.create("words").await;
     words.add(&numbered("r", RECORDS)).await;
     let id: Uuid = words.id.parse().unwrap();
@@ -202,7 +212,7 @@ async fn a_vector_that_changed_in_memory_is_found_and_named() {
     service.create("other").await.add(&numbered("o", 300)).await;
     let id = wordnet_50()[23].id.clone();
     let engine = service.app().engine().clone();
-    faults::damage_vector(&engine, words.id.parse().unwrap(), &id).unwrap();
+    damage::damage_vector(&engine, words.id.parse().unwrap(), &id).unwrap();
 
     let failed = assert_only_words_fails(&service, &id, "memory_differences").await;
     assert_eq!(failed["observed_value"]["memory_differences"], 1);

@@ -390,3 +390,26 @@ async fn impossible_selections_are_refused_at_once() {
     let after = (visible(&service).await, service.get("/jobs").await.ok(200));
     assert!(after == before, "a refused request changed something");
 }
+
+/// A job's record is kept for weeks: what is long in a request stands there by number and hash, and ids that are
+/// not in the backup are counted, the first of them named.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_does_not_keep_a_long_list_of_ids() {
+    let service = Service::start().await;
+    service.create("words").await.add(&numbered("r", 5)).await;
+    service.backup(json!({})).await;
+    let ids: Vec<String> = (0..5_000)
+        .map(|number| format!("nobody-{number}"))
+        .collect();
+    let ids: Vec<String> = ids.into_iter().chain(["r3".to_owned()]).collect();
+    let body = json!({"backup": "latest", "collections": [{"name": "words"}], "on_conflict": "rename", "ids": ids});
+    let job = service.post("/restore?wait=true", body).await.ok(200);
+    assert_eq!(job["request"]["ids"]["count"], 5_001, "{}", job["request"]);
+    let done = &job["result"]["collections"][0];
+    assert_eq!(
+        (&done["records"], &done["missing"]),
+        (&json!(1), &json!(5_000))
+    );
+    assert_eq!(done["missing_ids"].as_array().unwrap().len(), 20);
+    assert!(job.to_string().len() < 10_000);
+}
