@@ -28,7 +28,9 @@ impl Jobs {
 
     fn run(&self, id: &str, progress: &Progress, work: Work) {
         let started = self.update(id, |record| {
-            if record.state == JobState::Queued {
+            // One that got its worker when the service began to stop waits for the next start, as the others do.
+            let stopping = self.inner.draining.load(Ordering::Acquire);
+            if record.state == JobState::Queued && !stopping {
                 record.state = JobState::Running;
                 record.started_at = Some(Utc::now());
             }

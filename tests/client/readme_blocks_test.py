@@ -1,0 +1,78 @@
+"""How answers in a document are held against what was printed: what is told apart, and what is not."""
+
+import json
+
+import pytest
+from readme_answers import Bindings, NotReadable, compared, updated
+from readme_blocks import Unusable, extract
+from readme_commands import missing_operations
+
+BACKUP, OTHER = "backup_2026-11-24_01-26-55", "backup_2026-11-24_02-00-00-2"
+DIGEST = "a" * 64
+
+
+def agrees(shown, printed) -> bool:
+    return not compared("json", json.dumps(shown), json.dumps(printed), Bindings())
+
+
+@pytest.mark.parametrize(("shown", "printed"), [
+    ({"records": 3}, {"records": 3}),
+    ({"id": BACKUP}, {"id": OTHER}),
+    ({"duration_ms": 3, "stored_bytes": 5}, {"duration_ms": 4, "stored_bytes": 6}),
+    ({"at": "2026-11-24T01:02:03Z"}, {"at": "2026-11-25T01:02:03.5Z"}),
+    ({"a": 1, "…": "…"}, {"a": 1, "b": 2}),
+    (["…", {"name": "b"}, "…"], [{"name": "a"}, {"name": "b"}, {"name": "c"}]),
+    ({"distance": 0.29289323}, {"distance": 0.29289322}),
+])
+def test_what_differs_at_each_run_agrees(shown, printed):
+    assert agrees(shown, printed)
+
+
+@pytest.mark.parametrize(("shown", "printed"), [
+    ({"records": 3}, {"records": 4}),
+    ({"records": 3}, {"records": "3"}),
+    ({"ok": True}, {"ok": 1}),
+    ({"a": 1}, {"a": 1, "b": 2}),
+    ({"a": 1, "b": 2, "…": "…"}, {"a": 1}),
+    ({"id": BACKUP}, {"id": "backup"}),
+    ({"freed_bytes": 0}, {"freed_bytes": 1}),
+    ([1, 2], [1]),
+    (["…", {"name": "d"}], [{"name": "a"}, {"name": "b"}]),
+    ({"status": "pass"}, {"status": "fail"}),
+])
+def test_everything_else_does_not(shown, printed):
+    assert not agrees(shown, printed)
+
+
+def test_one_identifier_stands_for_one():
+    bindings = Bindings()
+    assert not compared("json", json.dumps({"a": BACKUP}), json.dumps({"a": OTHER}), bindings)
+    assert not compared("json", json.dumps({"a": BACKUP}), json.dumps({"a": OTHER}), bindings)
+    assert compared("json", json.dumps({"a": BACKUP}), json.dumps({"a": BACKUP}), bindings)
+    assert compared("json", json.dumps({"source": DIGEST, "target": DIGEST}), json.dumps({"source": "b" * 64, "target": "c" * 64}), bindings)
+
+
+def test_an_update_keeps_what_is_left_out():
+    shown = json.dumps({"id": BACKUP, "records": 1, "…": "…"})
+    printed = json.dumps({"id": OTHER, "records": 2, "more": 3})
+    assert json.loads(updated("json", shown, printed)) == {"id": OTHER, "records": 2, "…": "…"}
+    assert updated("text", "…\nlast", "first\nsecond\nlast") == "…\nlast"
+
+
+def test_text_is_compared_line_by_line():
+    assert not compared("text", f"{BACKUP}: 1\n…\nend", f"{OTHER}: 1\nx\ny\nend", Bindings())
+    assert compared("text", f"{BACKUP}: 1", f"{OTHER}: 2", Bindings())
+    with pytest.raises(NotReadable):
+        compared("json", "{}", "not json", Bindings())
+
+
+def test_a_document_that_is_not_whole_is_refused():
+    for text in ["no block", "```bash test\nopen", "```json answer\n{}\n```\n```bash test\ntrue\n```"]:
+        with pytest.raises(Unusable):
+            extract(text)
+
+
+def test_every_operation_has_to_occur():
+    described = {"paths": {"/backups": {"get": {}, "post": {}}, "/api/v2/version": {"get": {}}}}
+    assert len(missing_operations(["curl $BASE_URL/backups"], described)) == 1
+    assert not missing_operations(["curl -fsS $BASE_URL/backups", "curl -X POST \"$BASE_URL/backups?wait=true\""], described)
