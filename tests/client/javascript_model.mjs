@@ -35,7 +35,8 @@ export async function refused(action, kind, pattern, what) {
     answer = await action();
   } catch (error) {
     const found = `${error.constructor.name}: ${error.message}`;
-    expect(error.constructor === kind && pattern.test(error.message), `${what}: found ${found}, expected ${kind.name} with ${pattern}`);
+    const right = error.constructor === kind && pattern.test(error.message);
+    expect(right, `${what}: found ${found}, expected ${kind.name} with ${pattern}`);
     return;
   }
   assert.fail(`${what}: found an answer, ${show(answer)}, expected ${kind.name}`);
@@ -61,7 +62,8 @@ export class Random {
   int = (low, high) => low + Math.floor(this.float() * (high - low + 1));
   chance = (probability) => this.float() < probability;
   pick = (values) => values[this.int(0, values.length - 1)];
-  sample = (values, count) => values.map((value) => [this.float(), value]).sort((a, b) => a[0] - b[0]).slice(0, count).map((pair) => pair[1]);
+  shuffled = (values) => values.map((value) => [this.float(), value]).sort((a, b) => a[0] - b[0]).map((pair) => pair[1]);
+  sample = (values, count) => this.shuffled(values).slice(0, count);
   gauss = () => Math.sqrt(-2 * Math.log(1 - this.float())) * Math.cos(2 * Math.PI * this.float());
   vector = (dimension) => Array.from({ length: dimension }, () => Math.fround(this.gauss()));
   document = () => Array.from({ length: this.int(1, 8) }, () => this.pick(WORDS)).join(this.pick([" ", "\n", ", "]));
@@ -125,8 +127,8 @@ export class Random {
     const key = this.pick(Object.keys(operands));
     const ordered = ["$gt", "$gte", "$lt", "$lte"];
     const plain = ["$eq", "$ne", "$in", "$nin"];
-    const operators = key.startsWith("l") ? ["$contains", "$not_contains", "$ne"] : "if".includes(key) ? [...plain, ...ordered] : plain;
-    const operator = this.pick(operators);
+    const scalar = "if".includes(key) ? [...plain, ...ordered] : plain;
+    const operator = this.pick(key.startsWith("l") ? ["$contains", "$not_contains", "$ne"] : scalar);
     if (operator === "$in" || operator === "$nin") {
       const first = operands[key]();
       const alike = (other) => typeof other === typeof first && Number.isInteger(other) === Number.isInteger(first);
@@ -224,7 +226,9 @@ export class Model {
   /** The ids that a get with these arguments must give, in order. */
   select({ ids, where, whereDocument } = {}) {
     const chosen = ([id, { metadata, document }]) =>
-      (!ids || ids.includes(id)) && (!where || matches(where, metadata)) && (!whereDocument || documentMatches(whereDocument, document));
+      (!ids || ids.includes(id)) &&
+      (!where || matches(where, metadata)) &&
+      (!whereDocument || documentMatches(whereDocument, document));
     return [...this.records].filter(chosen).map(([id]) => id);
   }
 }
@@ -308,8 +312,10 @@ export async function compareQuery(collection, model, space, queries, nResults, 
     const nearest = [...exact.values()].sort((a, b) => a - b);
     for (const [rank, id] of found.entries()) {
       const allowed = tolerance(query.length, nearest[rank]);
-      const close = (value, expected, of) =>
-        expect(Math.abs(value - expected) <= allowed, `${where}, rank ${rank}, ${show(id)}: ${of}: found ${value}, expected ${expected} ± ${allowed}`);
+      const close = (value, expected, of) => {
+        const what = `${where}, rank ${rank}, ${show(id)}: ${of}`;
+        expect(Math.abs(value - expected) <= allowed, `${what}: found ${value}, expected ${expected} ± ${allowed}`);
+      };
       close(distances[rank], exact.get(id), "distance");
       if (!model.approximate) close(exact.get(id), nearest[rank], "as near as brute force's");
     }

@@ -1,5 +1,5 @@
-// What javascript_client.mjs checks of records: writing, reading, values that come back as they were, filters, queries, large batches,
-// embedding functions.
+// What javascript_client.mjs checks of records: writing, reading, values that come back as they were, filters, queries, large
+// batches, embedding functions.
 
 import { setTimeout as pause } from "node:timers/promises";
 
@@ -14,7 +14,8 @@ const numbered = (count, prefix = "r") => Array.from({ length: count }, (_, numb
 
 async function compareQueries(collection, model, space) {
   for (const nResults of [1, 10, 500]) {
-    await compareQuery(collection, model, space, [random.vector(6), random.vector(6), Array(6).fill(0)], nResults, `the nearest ${nResults}`);
+    const queries = [random.vector(6), random.vector(6), Array(6).fill(0)];
+    await compareQuery(collection, model, space, queries, nResults, `the nearest ${nResults}`);
   }
 }
 
@@ -46,8 +47,14 @@ async function checkWriting() {
   await check("null members and absent columns", async () => {
     const collection = await create(), model = modelOf("l2");
     const steps = [
-      ["add", { ids: ["a", "b", "c"], embeddings: [[1, 2], [3, 4], [5, 6]], metadatas: [{ k: 1, gone: null }, null, { only: null }], uris: ["u", null, null] }],
-      ["upsert", { ids: ["a", "d"], embeddings: [[1, 9], [7, 8]], metadatas: [null, { k: null, l: ["x"] }], uris: [null, null], documents: ["", "text"] }],
+      ["add", {
+        ids: ["a", "b", "c"], embeddings: [[1, 2], [3, 4], [5, 6]], uris: ["u", null, null],
+        metadatas: [{ k: 1, gone: null }, null, { only: null }],
+      }],
+      ["upsert", {
+        ids: ["a", "d"], embeddings: [[1, 9], [7, 8]], uris: [null, null], documents: ["", "text"],
+        metadatas: [null, { k: null, l: ["x"] }],
+      }],
       ["update", { ids: ["a", "b", "unknown"], metadatas: [{ k: null, m: 2 }, null, { k: 1 }] }],
       ["update", { ids: ["d"], embeddings: [[0, 1]] }],
       ["add", { ids: ["d", "e"], embeddings: [[9, 9], [2, 2]] }],
@@ -57,8 +64,8 @@ async function checkWriting() {
       model[verb](batch);
       await compareCollection(collection, model, `after ${verb} of ${batch.ids}`);
     }
-    const bare = await collection.get({ ids: ["e"], include: ["documents", "metadatas", "uris"] });
-    equal([bare.documents, bare.metadatas, bare.uris, bare.embeddings], [[null], [null], [null], []], "a record that is only an embedding");
+    const { documents, metadatas, uris } = await collection.get({ ids: ["e"], include: ["documents", "metadatas", "uris"] });
+    equal([documents, metadatas, uris], [[null], [null], [null]], "a record that is only an embedding");
   });
   await check("a uri without metadata", async () => {
     const collection = await create();
@@ -102,14 +109,17 @@ async function checkReading() {
     for (const include of [[], ...EVERYTHING.map((name) => [name]), ["uris", "embeddings"]]) {
       const answer = await collection.get({ ids: ["r1", "r2"], include });
       equal(answer.include, include, "include, as it was sent");
-      for (const name of EVERYTHING) equal(answer[name].length, include.includes(name) ? 2 : 0, `${name} where ${include} are included`);
+      const lengths = EVERYTHING.map((name) => (include.includes(name) ? 2 : 0));
+      equal(EVERYTHING.map((name) => answer[name].length), lengths, `lengths of columns where ${include} are included`);
     }
+    const rows = (await collection.get({ ids: ["r1", "r2"] })).rows().map(({ id, document, metadata }) => [id, document, metadata]);
     const { ids, documents, metadatas } = await collection.get({ ids: ["r1", "r2"] });
-    const rows = (await collection.get({ ids: ["r1", "r2"] })).rows();
-    equal(rows.map(({ id, document, metadata }) => [id, document, metadata]), ids.map((id, row) => [id, documents[row], metadatas[row]]), "rows");
+    equal(rows, ids.map((id, row) => [id, documents[row], metadatas[row]]), "rows");
     equal((await collection.peek({})).ids, all.slice(0, 10), "the first ten");
     equal((await collection.peek({ limit: 3 })).ids, all.slice(0, 3), "the first three");
-    for (const readLevel of [undefined, ...Object.values(ReadLevel)]) equal(await collection.count({ readLevel }), all.length, `count, ${readLevel}`);
+    for (const readLevel of [undefined, ...Object.values(ReadLevel)]) {
+      equal(await collection.count({ readLevel }), all.length, `count, ${readLevel}`);
+    }
   });
   await check("query: include, rows, ids, nothing found", async () => {
     const { collection, model } = await filled(), queryEmbeddings = [random.vector(6)];
@@ -123,7 +133,8 @@ async function checkReading() {
     const answer = await collection.query({ queryEmbeddings }), [rows] = answer.rows();
     equal(answer.include, ["metadatas", "documents", "distances"], "what is included unless said otherwise");
     equal(rows.map((row) => row.id), answer.ids[0], "ids of ten rows");
-    equal(rows.map((row) => [row.distance, row.document, row.metadata]), rows.map((_, row) => ["distances", "documents", "metadatas"].map((name) => answer[name][0][row])), "rows");
+    const columns = rows.map((_, row) => [answer.distances[0][row], answer.documents[0][row], answer.metadatas[0][row]]);
+    equal(rows.map(({ distance, document, metadata }) => [distance, document, metadata]), columns, "rows");
     const empty = await (await create()).query({ queryEmbeddings, include: ["documents", "distances"] });
     equal([empty.ids, empty.documents, empty.distances], [[[]], [[]], [[]]], "in an empty collection");
   });
@@ -138,7 +149,8 @@ async function checkReading() {
 async function checkValues() {
   await check("metadata of every type", async () => {
     const collection = await create(), long = "ä".repeat(10_000);
-    const whole = [0, -1, 2 ** 31, 2 ** 53 - 1, -(2 ** 53) + 1, 2 ** 60], parts = [0.1, -2.5, 1 / 3, 0.1 + 0.2, 1e300, -1e-300, 5e-324, Number.MAX_VALUE];
+    const whole = [0, -1, 2 ** 31, 2 ** 53 - 1, -(2 ** 53) + 1, 2 ** 60];
+    const parts = [0.1, -2.5, 1 / 3, 0.1 + 0.2, 1e300, -1e-300, 5e-324, Number.MAX_VALUE];
     const metadatas = [
       ...[...whole, 2 ** 64, ...parts, true, false, "", "日本\n\t\0\"\\", long].map((value) => ({ value })),
       { whole, parts, words: ["", "ö", long], flags: [true, false, true], "a.b c/ü$#": 1, __proto_: "x", constructor: "y" },
@@ -157,17 +169,22 @@ async function checkValues() {
     equal(wrong.length, 0, "floats that came back as others");
   }, /floats that came back as others: found \d+, expected 0/);
   await check("ids, documents and uris in any script", async () => {
-    const odd = ["naïve-é", "日本語/東京", "😀", "a b\tc", "x".repeat(2_000), "-_./+%?#&", "\x1f", "\0", "ø\u0301", "null", "0", '"\\', "\u2028", "..", "\u{10ffff}", "\ufeff", " "];
+    const odd = [
+      "naïve-é", "日本語/東京", "😀", "a b\tc", "x".repeat(2_000), "-_./+%?#&", "\x1f", "\0", "ø\u0301", "null", "0", '"\\', "\u2028",
+      "..", "\u{10ffff}", "\ufeff", " ",
+    ];
     const collection = await create(), model = modelOf("l2");
-    const batch = { ids: odd, embeddings: odd.map((_, row) => [row, 1]), documents: odd, uris: odd, metadatas: odd.map((text) => ({ [`k${text}`]: text })) };
+    const embeddings = odd.map((_, row) => [row, 1]), metadatas = odd.map((text) => ({ [`k${text}`]: text }));
+    const batch = { ids: odd, embeddings, documents: odd, uris: odd, metadatas };
     await collection.add(batch);
     model.add(batch);
     await compareCollection(collection, model, "as they were");
     for (const id of odd) {
       equal((await collection.get({ ids: [id] })).ids, [id], "got by its id");
       equal((await collection.get({ where: { [`k${id}`]: id } })).ids, [id], "and by its metadata");
+      const filter = { whereDocument: { $contains: id } };
       // NUL ends the text for Chroma's server.
-      if (id !== "\0") equal((await collection.get({ whereDocument: { $contains: id } })).ids, model.select({ whereDocument: { $contains: id } }), "and by its document");
+      if (id !== "\0") equal((await collection.get(filter)).ids, model.select(filter), "and by its document");
     }
     await collection.delete({ ids: odd.slice(1) });
     equal((await collection.get()).ids, odd.slice(0, 1), "what is left");
@@ -184,8 +201,8 @@ async function checkValues() {
     const kinds = [(values) => values, Float32Array.from.bind(Float32Array), Float64Array.from.bind(Float64Array)];
     const batch = { ids, embeddings: embeddings.map((values, row) => kinds[row % 3](values)) };
     const [request] = (await sent(() => collection.add(batch))).filter(({ path }) => path.endsWith("/add"));
-    const decoded = JSON.parse(request.body).embeddings.map((text) => [...new Float32Array(new Uint8Array(Buffer.from(text, "base64")).buffer)]);
-    equal(decoded, embeddings.map((values) => values.map(Math.fround)), "sent");
+    const decoded = (text) => [...new Float32Array(new Uint8Array(Buffer.from(text, "base64")).buffer)];
+    equal(JSON.parse(request.body).embeddings.map(decoded), embeddings.map((values) => values.map(Math.fround)), "sent");
     model.add(batch);
     await compareCollection(collection, model, "stored");
   });
@@ -193,7 +210,8 @@ async function checkValues() {
     const collection = await create({ space: "cosine" }), ids = numbered(200), embeddings = ids.map(() => random.vector(16));
     await collection.add({ ids, embeddings });
     const found = (await collection.get({ include: ["embeddings"] })).embeddings;
-    equal(found.filter((values, row) => values.some((value, index) => Math.fround(value) !== embeddings[row][index])).length, 0, "that differ");
+    const differs = (values, row) => values.some((value, index) => Math.fround(value) !== embeddings[row][index]);
+    equal(found.filter(differs).length, 0, "that differ");
   }, /that differ: found \d+, expected 0/);
 }
 
@@ -201,14 +219,16 @@ async function checkValues() {
 
 async function checkFilters() {
   const operands = {
-    i: [2, -3, 100], f: [2.5, 0.4, 2], b: [true, false], s: ["red", "Red", ""], li: [3], lf: [0.5], ls: ["ζ"], lb: [true], ключ: ["да"], absent: [1, "x"],
+    i: [2, -3, 100], f: [2.5, 0.4, 2], b: [true, false], s: ["red", "Red", ""], ключ: ["да"], absent: [1, "x"],
+    li: [3], lf: [0.5], ls: ["ζ"], lb: [true],
   };
   await check("where: every operator on every type", async () => {
     const { collection, model } = await filled("l2", 4, 240), seen = { some: 0, none: 0 };
     for (const [key, values] of Object.entries(operands)) {
       for (const value of values) {
         const conditions = [value, ...["$eq", "$ne", "$contains", "$not_contains"].map((operator) => ({ [operator]: value }))];
-        conditions.push({ $in: [value] }, { $nin: [value] }, { $in: values.filter((other) => Number.isInteger(other) === Number.isInteger(value)) });
+        const alike = values.filter((other) => Number.isInteger(other) === Number.isInteger(value));
+        conditions.push({ $in: [value] }, { $nin: [value] }, { $in: alike });
         if (typeof value === "number") conditions.push({ $gt: value }, { $gte: value }, { $lt: value }, { $lte: value });
         for (const condition of conditions) {
           const where = { [key]: condition }, expected = model.select({ where });
@@ -243,8 +263,9 @@ async function checkFilters() {
   await check("whereDocument: every operator, alone, nested and beside where", async () => {
     const { collection, model } = await filled("l2", 4, 240);
     const filters = [
-      { $contains: "cedar" }, { $contains: "Cedar" }, { $contains: "%_*" }, { $contains: "東京" }, { $contains: "be\nü" }, { $contains: "no such words" },
-      { $not_contains: "falcon" }, { $regex: "^(amber|delta)" }, { $regex: "(?i)CEDAR" }, { $regex: "[0-9]+%" }, { $regex: "gran.te\\s" },
+      { $contains: "cedar" }, { $contains: "Cedar" }, { $contains: "%_*" }, { $contains: "東京" }, { $contains: "r\nü" },
+      { $contains: "no such words" }, { $not_contains: "falcon" }, { $regex: "^(amber|delta)" }, { $regex: "(?i)CEDAR" },
+      { $regex: "[0-9]+%" }, { $regex: "gran.te\\s" },
       { $not_regex: "h[aeiou]rbor" }, { $and: [{ $contains: "ember" }, { $not_contains: "harbor" }] },
       { $or: [{ $contains: "juniper" }, { $and: [{ $contains: "basalt" }, { $regex: "delta$" }] }, { $not_regex: "a" }] },
     ];
@@ -278,36 +299,43 @@ async function checkRefusals() {
     const query = (more) => () => collection.query({ queryEmbeddings: [embedding], ...more });
     await bad(query({ queryEmbeddings: [[1, 2, 3]] }), /dimension of 6, got 3/, "a query of another dimension");
     await bad(query({ nResults: 1.5 }), /n_results/, "a part of a result");
-    await bad(query({ queryEmbeddings: [Float32Array.from(embedding)] }), /expected a sequence/, "a typed array, which the client sends as an object");
+    // The client sends it as an object; in writes it takes one.
+    await bad(query({ queryEmbeddings: [Float32Array.from(embedding)] }), /expected a sequence/, "a typed array");
     await bad(() => collection.get({ limit: -1 }), /limit/, "a negative limit");
     await bad(() => collection.get({ whereDocument: { $regex: "(" } }), /regex/i, "a bad pattern");
-    await bad(() => collection.get({ whereDocument: { $matches: "x" } }), /where document/, "an operator that only the client knows");
+    await bad(() => collection.get({ whereDocument: { $matches: "x" } }), /where document/, "what only the client knows");
     await bad(() => collection.get({ where: { i: { $in: [1, 2.5] } } }), /where clause/, "two types in a list");
     await bad(() => collection.get({ where: { $k: 1 } }), /where clause/, "an unknown operator");
     const sparse = { metadatas: [{ sparse: { indices: [1], values: [0.5] } }] };
     await refused(add(sparse), ChromaServerError, /Sparse vector is not supported/, "a sparse vector");
     const search = () => collection.search(new Search().rank(Knn({ query: embedding })).limit(3));
     await refused(search, ChromaServerError, /Search operation is not implemented/, "search, which is for more than one node");
-    await refused(add({ ids: ["new", "new"], embeddings: [embedding, embedding] }), ChromaValueError, /unique/, "an id twice, by the client");
+    const twice = add({ ids: ["new", "new"], embeddings: [embedding, embedding] });
+    await refused(twice, ChromaValueError, /unique/, "an id twice, by the client");
     await compareCollection(collection, model, "none of it was written");
   });
   await check("a query past f32", async () => {
     const { collection } = await filled();
-    await refused(() => collection.query({ queryEmbeddings: [[1e39, 1, 1, 1, 1, 1]] }), ChromaClientError, /query_embeddings/, "a query");
+    const query = () => collection.query({ queryEmbeddings: [[1e39, 1, 1, 1, 1, 1]] });
+    await refused(query, ChromaClientError, /query_embeddings/, "a query");
   }, /a query: found an answer/);
 }
 
 async function checkSizes() {
   await check("5,000 records in one batch, read back and queried; one more than the largest batch", async () => {
     const collection = await create(), model = modelOf("l2"), ids = numbered(5_000, "größer-");
-    const batch = { ids, embeddings: ids.map(() => random.vector(24)), documents: ids.map(() => random.document()), metadatas: ids.map((_, row) => ({ row, ...random.metadata() })) };
+    const batch = {
+      ids, embeddings: ids.map(() => random.vector(24)), documents: ids.map(() => random.document()),
+      metadatas: ids.map((_, row) => ({ row, ...random.metadata() })),
+    };
     await collection.add(batch);
     model.add(batch);
     await compareCollection(collection, model, "all", { page: 1_500 });
     await compareQuery(collection, model, "l2", Array.from({ length: 20 }, () => random.vector(24)), 10, "twenty queries");
     await compareQuery(collection, model, "l2", [random.vector(24)], 10, "a narrow filter", { where: { row: { $lt: 40 } } });
     const most = await client.getMaxBatchSize(), many = numbered(most + 1);
-    await refused(() => collection.add({ ids: many, embeddings: many.map(() => [1]) }), ChromaValueError, /exceeds max batch size/, "too many");
+    const addition = () => collection.add({ ids: many, embeddings: many.map(() => [1]) });
+    await refused(addition, ChromaValueError, /exceeds max batch size/, "too many");
     const again = { ids: ids.slice(0, 1_500), embeddings: ids.slice(0, 1_500).map(() => random.vector(24)) };
     await collection.upsert(again);
     model.upsert(again);
@@ -365,7 +393,8 @@ async function checkEmbeddingFunction() {
     const collection = await create({ configuration: undefined, embeddingFunction });
     await collection.add({ ids, documents });
     const found = await named(collection.name);
-    equal(found.configuration.embedding_function, { type: "known", name: "javascript_letters", config: embeddingFunction.getConfig() }, "stored");
+    const stored = { type: "known", name: "javascript_letters", config: embeddingFunction.getConfig() };
+    equal(found.configuration.embedding_function, stored, "stored");
     equal(found.configuration.hnsw.space, "cosine", "its space");
     const embeddings = await embeddingFunction.generate(documents), [query] = await embeddingFunction.generate(["gear"]);
     const exact = embeddings.map((embedding) => exactDistance("cosine", query, embedding));
@@ -375,7 +404,8 @@ async function checkEmbeddingFunction() {
     const far = answer.distances[0].filter((distance, rank) => Math.abs(distance - exact[order[rank]]) > 1e-5);
     equal(far, [], "distances that are not brute force's");
     const none = await create();
-    await refused(() => none.add({ ids: ["a"], documents: ["text"] }), ChromaValueError, /No embedding function/, "documents where there is none");
+    const addition = () => none.add({ ids: ["a"], documents: ["text"] });
+    await refused(addition, ChromaValueError, /No embedding function/, "documents where there is none");
   });
 }
 

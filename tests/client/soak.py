@@ -312,7 +312,8 @@ class Soak:
 
     def nothing_left(self) -> None:
         """Without backups there are no packs, without collections the store holds nothing, and nobody holds a lock."""
-        self.start_again(REPOSITORY__GRACE_MS=0)
+        # No compaction comes by itself in between.
+        self.start_again(REPOSITORY__GRACE_MS=0, COMPACTION__RATIO=0)
         repository = self.world.home / "backups"
         for manifest in listed(self.caller):
             self.caller.call("PATCH", f"/backups/{manifest['id']}", {"pinned": False})

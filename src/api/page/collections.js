@@ -71,7 +71,7 @@ function compared(collection, found) {
 
 function row({ collection, state, text, of }) {
     return h("tr", { "data-collection": collection.name },
-        cell("Tenant", given(collection.tenant)), cell("Database", given(collection.database)), rowHead("Name", given(collection.name)),
+        cell("Tenant", given(collection.tenant), { class: "name" }), cell("Database", given(collection.database), { class: "name" }), rowHead("Name", given(collection.name)),
         number("Records", collection.records), number("Dimension", collection.dimension), cell("Space", collection.space),
         cell("Digest", digest(collection.digest)), cell("Newest backup", [badge(state, text), of ? [" ", given(of)] : null]));
 }
