@@ -108,7 +108,7 @@ struct KeysFile {
 pub struct KeySources {
     /// Those in the configuration.
     pub keys: Vec<KeyConfig>,
-    /// A file with more, read again when it changes.
+    /// A file with more, read again from time to time.
     pub file: Option<PathBuf>,
     /// At most so many.
     pub max_keys: usize,

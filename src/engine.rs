@@ -16,6 +16,7 @@ pub mod damage;
 mod format;
 mod inspect;
 mod kernel;
+mod listings;
 mod load;
 mod maintenance;
 mod markers;

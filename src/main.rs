@@ -73,7 +73,8 @@ enum Command {
 
 /// Open files that are not connections: the store's, the repository's, requests to other machines.
 const OTHER_FILES: u64 = 1_024;
-/// Threads for blocking calls: requests (server.max_concurrent_requests) and what runs beside them.
+/// Threads for blocking calls: of requests (server.max_threads), of the repository (repository.max_requests), of jobs, and
+/// what runs beside them.
 const BLOCKING_THREADS: usize = 1_024;
 /// At the end, for threads that are in the middle of a request to another machine.
 const LAST_WAIT: Duration = Duration::from_secs(1);

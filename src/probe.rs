@@ -73,3 +73,24 @@ pub async fn health(url: &str, ca_file: Option<&Path>) -> Result<String> {
         ))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_is_asked_where_it_listens_on_its_own_machine() {
+        let mut config = Config::baseline().unwrap();
+        for (listen, url) in [
+            ("0.0.0.0:8001", "http://127.0.0.1:8001"),
+            ("[::]:8001", "http://[::1]:8001"),
+            ("10.1.2.3:80", "http://10.1.2.3:80"),
+        ] {
+            config.server.listen = listen.parse().unwrap();
+            assert_eq!(own_url(&config), url);
+        }
+        config.tls.cert_file = Some("cert.pem".into());
+        assert_eq!(own_url(&config), "https://10.1.2.3:80");
+        assert!(is_loopback("127.0.0.1") && is_loopback("[::1]") && !is_loopback("10.1.2.3"));
+    }
+}

@@ -18,7 +18,8 @@ use crate::error::{Error, Kind, Result};
 use crate::model::collection::CollectionDescriptor;
 use crate::model::record::{Record, RecordView};
 
-/// A collection that the catalog holds. Readers take the state's lock briefly and never across I/O.
+/// A collection that the catalog holds. Readers take the state's lock for one selection or one comparison of vectors, never
+/// across I/O.
 pub(super) struct Collection {
     pub(super) id: Uuid,
     /// Whether vectors and metadata are kept in memory; not where records are only looked up.

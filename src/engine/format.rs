@@ -137,7 +137,7 @@ pub(super) fn after_collection(key: &[u8]) -> Result<&[u8]> {
         .ok_or_else(|| Error::storage("a stored key is too short"))
 }
 
-/// Reads a big-endian integer from a key or a little-endian one from a payload.
+/// Reads a big-endian integer, as keys have them.
 pub(super) fn be_u64(bytes: &[u8]) -> Result<u64> {
     bytes
         .first_chunk()

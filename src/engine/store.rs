@@ -42,7 +42,7 @@ use watermark::Watermark;
 pub(super) enum Tree {
     /// Store id, format version, sequence.
     Meta = 0,
-    /// Tenants, databases, collections, names, heads.
+    /// Tenants, databases, collections, names, heads, markers of backups, checkpoints of migrations.
     Catalog = 1,
     /// Collection, ordinal → record.
     Records = 2,

@@ -20,7 +20,7 @@ pub struct Submission {
     pub key: Option<RequestKey>,
     /// What no other job may work on meanwhile.
     pub claims: Vec<String>,
-    /// The name of the key that asked for it; none where the service itself did, or has no keys.
+    /// The name of the key that asked for it, `anonymous` where none is needed; none where the service itself did.
     pub requested_by: Option<String>,
     /// What it does.
     pub work: Work,

@@ -14,7 +14,7 @@ use crate::model::schema::Schema;
 pub enum Lifecycle {
     /// Its name points to it.
     Live,
-    /// Being filled aside; no name points to it. Swept at start.
+    /// Being filled aside; no name points to it. Swept at start, unless a checkpoint owns it.
     Staging,
     /// No name points to it any more; its records are being removed.
     Dropped,
