@@ -28,7 +28,8 @@ INSPECT = r"""
   const say = (what, e) => found.push(`${what}: ${e.outerHTML.slice(0, 160)}`);
   for (const e of root.querySelectorAll("input, select, textarea, progress"))
     if (!e.labels?.length && !named(e)) say("no label", e);
-  for (const e of root.querySelectorAll("button, a[href], summary, [role=button], dialog, section, [role=region], main nav")) if (e.checkVisibility() && !named(e)) say("no name", e);
+  for (const e of root.querySelectorAll("button, a[href], summary, [role=button], dialog, section, [role=region], nav"))
+    if (e.checkVisibility() && !named(e)) say("no name", e);
   for (const e of document.querySelectorAll("table")) {
     if (!e.caption) say("no caption", e);
     for (const th of e.querySelectorAll("th")) if (!th.scope) say("no scope", th);
@@ -48,11 +49,17 @@ INSPECT = r"""
     for (const { name } of e.attributes) if (name.startsWith("on")) say("a handler attribute", e);
   }
   const parse = (text) => { const [r, g, b, a = 1] = text.match(/[\d.]+/g).map(Number); return { r, g, b, a }; };
-  const over = (top, under) => ({ r: top.r * top.a + under.r * (1 - top.a), g: top.g * top.a + under.g * (1 - top.a), b: top.b * top.a + under.b * (1 - top.a), a: 1 });
-  const light = ({ r, g, b }) => [r, g, b].map((c) => c / 255).map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)).reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+  const mixed = (top, under, part) => top[part] * top.a + under[part] * (1 - top.a);
+  const over = (top, under) => ({ r: mixed(top, under, "r"), g: mixed(top, under, "g"), b: mixed(top, under, "b"), a: 1 });
+  const linear = (c) => (c / 255 <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4);
+  const light = ({ r, g, b }) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
   const ground = (e) => {
     const layers = [];
-    for (let at = e; at; at = at.parentElement) { const c = parse(getComputedStyle(at).backgroundColor); if (c.a > 0) layers.push(c); if (c.a === 1) break; }
+    for (let at = e; at; at = at.parentElement) {
+      const color = parse(getComputedStyle(at).backgroundColor);
+      if (color.a > 0) layers.push(color);
+      if (color.a === 1) break;
+    }
     return layers.reverse().reduce((under, top) => over(top, under), parse(getComputedStyle(document.body).backgroundColor));
   };
   let texts = 0;
@@ -74,7 +81,8 @@ INSPECT = r"""
   }
   const page = document.documentElement;
   if (page.scrollWidth > page.clientWidth) {
-    const wide = [...document.querySelectorAll("body *")].filter((e) => e.getBoundingClientRect().right > page.clientWidth + 1 && !e.closest(".scroll, .visually-hidden"));
+    const wide = [...document.querySelectorAll("body *")]
+      .filter((e) => e.getBoundingClientRect().right > page.clientWidth + 1 && !e.closest(".scroll, .visually-hidden, thead, caption"));
     found.push(`${page.scrollWidth} px wide on ${page.clientWidth}: ${wide.slice(0, 3).map((e) => e.outerHTML.slice(0, 120)).join(" ")}`);
   }
   if (open && open.scrollWidth > open.clientWidth) found.push(`the dialog is ${open.scrollWidth} px wide in ${open.clientWidth}`);
@@ -95,9 +103,17 @@ STOP = r"""
 () => {
   const e = document.activeElement, halo = e.querySelector?.(".halo");
   const style = getComputedStyle(e), ring = halo && getComputedStyle(halo);
-  const isSeen = (style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2) || (ring && ring.stroke !== "none" && parseFloat(ring.strokeWidth) >= 2);
+  const isSeen = (style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2)
+    || (ring && ring.stroke !== "none" && parseFloat(ring.strokeWidth) >= 2);
   return { stop: e.__stop ?? null, isSeen, html: e.outerHTML.slice(0, 120) };
 }
+"""
+FIND_TEXT = r"""
+([selector, wanted]) => [...document.querySelectorAll(selector)].map((e) => e.innerText.replace(/\s+/g, " ").trim())
+  .find((text) => text.includes(wanted))
+"""
+LEFT_BEHIND = r"""
+() => [localStorage.length, sessionStorage.length, document.cookie, document.querySelectorAll("img, iframe, object").length]
 """
 
 
@@ -181,8 +197,7 @@ class Window:
 
     def until_text(self, selector: str, wanted: str, seconds: float = WAIT_SECONDS) -> str:
         """The text of the first such element once it contains that."""
-        script = "([s, t]) => [...document.querySelectorAll(s)].map((e) => e.innerText.replace(/\\s+/g, ' ').trim()).find((text) => text.includes(t))"
-        return self.wait(f"{wanted!r} in {selector}", script, [selector, wanted], seconds)
+        return self.wait(f"{wanted!r} in {selector}", FIND_TEXT, [selector, wanted], seconds)
 
     def focused(self, attribute: str = "data-focus") -> str | None:
         return self.js("(name) => document.activeElement.getAttribute(name)", attribute)
@@ -229,8 +244,7 @@ class Window:
                 wrong.append(text)
         equal(wrong, [], "complaints of the browser")
         equal(self.foreign, [], f"requests to others than {urlsplit(self.url).netloc}")
-        equal(self.js("() => [localStorage.length, sessionStorage.length, document.cookie, document.querySelectorAll('img, iframe, object').length]"),
-              [0, 0, "", 0], "what is stored, and elements that nobody made")
+        equal(self.js(LEFT_BEHIND), [0, 0, "", 0], "what is stored, and elements that nobody made")
 
     def shoot(self, directory: Path | None, name: str, full: bool = False) -> None:
         if directory is not None:

@@ -40,10 +40,26 @@ from processes import START_SECONDS, Failed, Process, equal, expect, free_ports,
 
 TENANT, DATABASE = "default_tenant", "default_database"
 BATCH, MANY = 5_000, 230
+# Between the phone and the desktop, where the layout changes.
+WIDTHS = (320, 600, 769, 900, 1024)
 # Markup, quotes, an override of the direction, Arabic, and as long as it may be.
 MARKUP = "<img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>'\"&lt;"
 STRANGE_TENANT = f"{MARKUP} \u202eabc/\u0645\u0631\u062d\u0628\u0627 ../{'x' * 300}"
 
+ALL_THE_SAME = "() => [...document.querySelectorAll('#collection-rows > tr')].every((row) => row.innerText.includes('same as in'))"
+MARK = r"""
+(id) => {
+  const mark = document.querySelector(`.mark[data-backup="${id}"]`);
+  return mark && { state: mark.classList[1], label: mark.ariaLabel };
+}
+"""
+# Where the marks stand, in the order of time.
+PLACES = r"""
+() => [...document.querySelectorAll("#line .mark")].map((mark) => {
+  const { x, y, width, height } = mark.querySelector(".shape").getBoundingClientRect();
+  return [x + width / 2, y + height / 2];
+})
+"""
 ROWS = r"""
 (id) => [...document.querySelectorAll(`#${id} tr`)].filter((row) => row.checkVisibility()).map((row) => ({
   ...Object.fromEntries([...row.children].map((cell) => [cell.dataset.label, cell.innerText.replace(/\s+/g, " ").trim()])),
@@ -62,7 +78,8 @@ class Service(Process):
         self.headers = {"Content-Type": "application/json"}
         foreign = ("VECTORKEEP", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
         self.environment = {key: value for key, value in os.environ.items() if not key.upper().startswith(foreign)}
-        settings = {"SERVER__LISTEN": f"127.0.0.1:{self.port}", "STORAGE__DATA_DIR": home / "store", "REPOSITORY__URL": home / "backups"} | settings
+        settings = {"SERVER__LISTEN": f"127.0.0.1:{self.port}", "STORAGE__DATA_DIR": home / "store",
+                    "REPOSITORY__URL": home / "backups"} | settings
         self.environment |= {f"VECTORKEEP__{key}": str(value) for key, value in settings.items()}
 
     @property
@@ -127,8 +144,7 @@ def row_of(window: Window, backup: str, contains: str) -> str:
 
 
 def mark_of(window: Window, backup: str) -> dict:
-    script = "(id) => { const e = document.querySelector(`.mark[data-backup=\"${id}\"]`); return e && { state: e.classList[1], label: e.ariaLabel }; }"
-    return window.wait(f"the mark of {backup}", script, backup)
+    return window.wait(f"the mark of {backup}", MARK, backup)
 
 
 # ---------------- what is stored
@@ -152,16 +168,17 @@ def check_contents(world: World) -> None:
         window.page.click("#check-all")
         window.wait("the deep checks", "() => document.querySelectorAll('#deep details').length === 3")
         deep = window.texts("#deep .check > p")
-        looked = sum(found["observed_value"]["checked_records"] for found in service.call("GET", "/health/collections")["checks"]["collections:integrity"])
+        found = service.call("GET", "/health/collections")["checks"]["collections:integrity"]
+        looked = sum(each["observed_value"]["checked_records"] for each in found)
         expect(f"{looked:,} records of" in deep[0] and looked == records, f"{looked} records looked at, in {deep[0]}")
         expect("written, synced and read back" in deep[1] and "looked at" in deep[2], f"deep checks: {deep}")
-        print(f"contents: {len(service.collections())} collections, {records} records, digests as the service says; deep checks: {deep}", flush=True)
+        print(f"contents: {len(service.collections())} collections, {records} records, digests as the service says; {deep[0]}", flush=True)
 
 
 def same_collections(world: World, window: Window) -> None:
-    wanted = [{"Tenant": " ".join(each["tenant"].split()), "Database": each["database"], "Name": each["name"], "Records": f"{each['records']:,}",
-               "Dimension": "—" if each["dimension"] is None else f"{each['dimension']:,}", "Space": each["space"], "digest": each["digest"]}
-              for each in world.service.collections()]
+    wanted = [{"Tenant": " ".join(each["tenant"].split()), "Database": each["database"], "Name": each["name"],
+               "Records": f"{each['records']:,}", "Dimension": "—" if each["dimension"] is None else f"{each['dimension']:,}",
+               "Space": each["space"], "digest": each["digest"]} for each in world.service.collections()]
     window.wait("the collections", "(n) => document.querySelectorAll('#collection-rows > tr').length === n", len(wanted))
     equal([{name: row[name] for name in wanted[0]} for row in window.js(ROWS, "collection-rows")], wanted, "the collections that are shown")
 
@@ -177,11 +194,12 @@ def check_many(world: World) -> None:
         window.wait("all", "(n) => document.querySelectorAll('#collection-rows > tr').length === n", before + MANY)
         expect(not window.page.is_visible("#more-collections"), "there are no more")
         since = len(window.requests)
-        window.wait("a round", "() => !document.querySelector('#collection-rows').dataset.never")
-        until("a round with all", 3 * ROUND_SECONDS, lambda: window.asked("GET", f"/collections?limit={before + MANY}", since) or window.page.wait_for_timeout(200))
+        until("a round with all", 3 * ROUND_SECONDS,
+              lambda: window.asked("GET", f"/collections?limit={before + MANY}", since) or window.page.wait_for_timeout(200))
         equal(window.js("() => document.querySelectorAll('#collection-rows > tr').length"), before + MANY, "collections after a round")
         window.page.fill("#filter", "MANY-010")
-        equal([row["Name"] for row in window.js(ROWS, "collection-rows")], [f"many-010{digit}" for digit in range(10)], "what the filter leaves")
+        left = [row["Name"] for row in window.js(ROWS, "collection-rows")]
+        equal(left, [f"many-010{digit}" for digit in range(10)], "what the filter leaves")
         window.page.fill("#filter", "nothing has this name")
         window.until_text("#collections-count", f"0 of {before + MANY} collections")
     print(f"many: {before + MANY} collections by pages; the filter finds", flush=True)
@@ -219,7 +237,7 @@ def check_backup_by_keyboard(world: World) -> str:
         expect(f"{made['records']:,} restored by it" in details and f"{made['tombstones']} tombstones" in details, f"details: {details}")
         for each in service.collections():
             window.until_text("#collection-rows tr", f"{each['name']} {each['records']}")
-        window.wait("all the same", "() => [...document.querySelectorAll('#collection-rows > tr')].every((row) => row.innerText.includes('same as in'))")
+        window.wait("all the same", ALL_THE_SAME)
     print(f"backup by keyboard: {made['id']}, in the list and on the line; the label {MARKUP[:20]}… is text", flush=True)
     return made["id"]
 
@@ -228,18 +246,20 @@ def check_changed_since(world: World) -> None:
     service = world.service
     newest = service.backups()[0]["id"]
     with world.chromium.window(service.url, (0,)) as window:
-        window.wait("all the same", "() => [...document.querySelectorAll('#collection-rows > tr')].every((row) => row.innerText.includes('same as in'))")
+        window.wait("all the same", ALL_THE_SAME)
         service.fill("notes", range(40, 41), 4)
         window.until_text("[data-collection=notes]", f"changed since {newest}")
         window.until_text("[data-collection=articles]", f"same as in {newest}")
-        equal(window.js("() => document.querySelector('[data-collection=notes] .digest').title.split('\\n')[0]"), service.digest("notes"), "the digest after a write")
+        [notes] = [row for row in window.js(ROWS, "collection-rows") if row["Name"] == "notes"]
+        equal((notes["Records"], notes["digest"]), ("41", service.digest("notes")), "records and digest after a write")
         service.call("DELETE", f"/api/v2/tenants/{TENANT}/databases/{DATABASE}/collections/empty")
         window.until_text("#gone", f"Not here any more, but in {newest}: empty")
         # What is not known yet is not said to be missing.
         window.page.route("**/collections?*", lambda route: route.abort())
         window.page.reload()
         row_of(window, newest, "not verified")
-        equal([window.page.is_visible(part) for part in ("#gone", "#collection-list", "#collections-count:has-text('no collection')")], [False] * 3, "before an answer")
+        shown = [part for part in ("#gone", "#collection-list", "#collections-count") if window.page.is_visible(part)]
+        equal(shown, [], "what is shown of collections before an answer")
     print("changed since: a write shows within a round, so does a collection that was dropped", flush=True)
 
 
@@ -294,6 +314,37 @@ def flip(path: Path) -> None:
     path.write_bytes(raw)
 
 
+def check_line(world: World) -> None:
+    """Forty backups of as many hours, by an answer that is made up: what a time line has to find room for."""
+    made = world.service.backups()[0]
+    moments = [(f"2026-01-{1 + hour // 24:02}", f"{hour % 24:02}") for hour in range(40)]
+    hours = [made | {"id": f"backup_{day}_{hour}-00-00", "created_at": f"{day}T{hour}:00:00Z", "new_bytes": 2 ** (12 + at % 24),
+                     "kind": "incremental" if at % 8 else "full"} for at, (day, hour) in enumerate(moments)]
+    answer = {"backups": hours[::-1], "next_cursor": None, "damaged": {}}
+    for viewport in (None, PHONE):
+        with world.chromium.window(world.service.url, **({"viewport": viewport} if viewport else {})) as window:
+            window.page.route("**/backups?*", lambda route: route.fulfill(json=answer))
+            window.page.reload()
+            window.wait("the marks", "() => document.querySelectorAll('#line .mark').length === 40")
+            places = window.js(PLACES)
+            near = [(one, other) for at, one in enumerate(places) for other in places[:at]
+                    if max(abs(one[0] - other[0]), abs(one[1] - other[1])) < 18]
+            equal(near, [], "marks that hide each other")
+            expect(all(0 < x < window.page.viewport_size["width"] for x, _ in places), f"marks within the page: {places}")
+            equal(window.js("() => document.querySelectorAll('#line .mark rect.shape').length"), 5, "squares: full backups")
+            window.page.focus(".mark[tabindex='0']")
+            for _ in range(2):
+                window.page.keyboard.press("ArrowLeft")
+            equal(window.focused("data-backup"), hours[-3]["id"], "two to the left of the newest")
+            expect(hours[-3]["id"] in window.text("#readout"), "what is read out under the line")
+            equal(window.js("() => document.querySelectorAll('#backup-list > tbody').length"), 10, "rows at first")
+            window.page.click("#more-backups")
+            equal(window.js("() => document.querySelectorAll('#backup-list > tbody').length"), 40, "rows after asking for more")
+            window.page.select_option("#span", "86400000")
+            window.until_text("#line", "No backup in this time.")
+    print(f"line: {len(hours)} marks apart from each other on the desktop and on the phone", flush=True)
+
+
 # ---------------- the page as a whole
 
 
@@ -314,6 +365,9 @@ def check_page(world: World) -> None:
                 window.js("() => document.querySelectorAll('#deep details').forEach((each) => { each.open = true; })")
                 texts += window.inspect(where)
                 stops += window.tab_through()
+                for width in WIDTHS if scheme == "light" and not viewport else ():
+                    window.page.set_viewport_size({"width": width, "height": 800})
+                    texts += window.inspect(f"a window of {width} px, {scheme}")
     print(f"the page: {texts} texts in light and dark, desktop and phone, {stops} stops of the Tab key", flush=True)
 
 
@@ -339,7 +393,8 @@ def check_keys(world: World, binary: Path, home: Path) -> None:
         service.fill("articles", range(20), 4)
         made = service.backup()["id"]
         status, headers, _ = service.send("GET", "/", headers={"Accept": "text/html"})
-        expect(status == 401 and any("Basic" in each for each in headers.get_all("www-authenticate")), f"GET / without a key: {status} {headers}")
+        challenges = headers.get_all("www-authenticate", [])
+        expect(status == 401 and any("Basic" in each for each in challenges), f"GET / without a key: {status} {challenges}")
         with world.chromium.window(service.url, (401, 403), reader) as window:
             window.until_text("#collection-rows tr", "articles")
             window.until_text("#collection-rows tr", "backups not visible with this key")
@@ -352,7 +407,7 @@ def check_keys(world: World, binary: Path, home: Path) -> None:
             window.inspect("the page of a reader")
             since = len(window.requests)
             window.page.wait_for_timeout(1.5 * ROUND_SECONDS * 1_000)
-            equal(window.asked("GET", "/backups", since) + window.asked("GET", "/jobs", since), [], "what was refused is not asked for at each round")
+            equal(window.asked("GET", "/backups", since) + window.asked("GET", "/jobs", since), [], "requests for what was refused")
             world.shoot(window, "reader")
             use_key(window, "no-such-key")
             window.until_text("#collections-notice", "a key is needed")
@@ -360,7 +415,8 @@ def check_keys(world: World, binary: Path, home: Path) -> None:
             row_of(window, made, "not verified")
             window.page.click(f"[data-focus='verify {made}']")
             row_of(window, made, "verified: records")
-            equal({each["headers"].get("authorization") for each in window.asked("POST", "/")}, {None, f"Bearer {operator}"}, "the keys that were sent")
+            sent = {each["headers"].get("authorization") for each in window.asked("POST", "/")}
+            equal(sent, {None, f"Bearer {operator}"}, "what was sent before another key was typed, and then")
             html = window.js("() => document.documentElement.outerHTML + [...document.querySelectorAll('input')].map((e) => e.value)")
             expect(operator not in html, "the key is nowhere in the document")
             window.page.reload()
@@ -390,15 +446,18 @@ def use_key(window: Window, key: str) -> None:
 # ---------------- all of it
 
 
-def run(world: World) -> None:
+def run(world: World, has_files: bool) -> None:
     check_contents(world)
     backup = check_backup_by_keyboard(world)
     check_changed_since(world)
     check_verify_and_drill(world, backup)
     check_restore(world)
+    check_line(world)
     check_page(world)
     check_progress(world)
     check_gentleness(world)
+    if has_files:
+        check_damage(world)
     check_many(world)
 
 
@@ -420,12 +479,11 @@ def main() -> int:
         world = World(chromium, service, arguments.screenshots)
         try:
             if binary is None:
-                run(world)
+                run(world, False)
                 print("SKIPPED with --base-url: damage, silence, keys", flush=True)
             else:
                 service.start()
-                run(world)
-                check_damage(world)
+                run(world, True)
                 check_silence(world)
                 check_keys(world, binary, home / "keys")
         except Failed as error:

@@ -20,6 +20,13 @@ WATCH_JOBS = r"""
   }).observe(document.querySelector("#running"), { subtree: true, childList: true, attributes: true, characterData: true });
 }
 """
+# As if the window went behind others, or came back.
+SEEN = r"""
+(state) => {
+  Object.defineProperty(document, "visibilityState", { value: state, configurable: true });
+  document.dispatchEvent(new Event("visibilitychange"));
+}
+"""
 
 
 def check_progress(world) -> None:
@@ -67,15 +74,16 @@ def check_gentleness(world) -> None:
         overlaps = [(one, other) for one, other in zip(spans, spans[1:]) if other[0] < one[1] - 0.02]
         equal(overlaps, [], "requests at the same time")
         health = [each for each in rounds if each["path"] == "/health"]
-        expect(2 <= len(health) <= 3 and len(rounds) <= 18, f"{len(rounds)} requests in {2.5 * ROUND_SECONDS} s, {len(health)} rounds")
-        window.js("() => { Object.defineProperty(document, 'visibilityState', { get: () => window.visibility ?? 'hidden', configurable: true }); document.dispatchEvent(new Event('visibilitychange')); }")
+        # A round that takes long is followed by a longer pause.
+        expect(1 <= len(health) <= 3 and len(rounds) <= 18, f"{len(rounds)} requests in {2.5 * ROUND_SECONDS} s, {len(health)} rounds")
+        window.js(SEEN, "hidden")
         window.page.wait_for_timeout(1_000)
         since = len(window.requests)
         window.page.wait_for_timeout(1.5 * ROUND_SECONDS * 1_000)
         equal([each["path"] for each in window.requests[since:]], [], "requests while nobody looks")
-        problem = {"type": "/problems/unavailable", "title": "Not available now", "status": 503, "detail": "a proxy says so", "request_id": "request-17"}
-        window.page.route("**/collections?*", lambda route: route.fulfill(status=503, content_type="application/problem+json", json=problem, headers={"retry-after": "8"}))
-        window.js("() => { window.visibility = 'visible'; document.dispatchEvent(new Event('visibilitychange')); }")
+        problem = {"title": "Not available now", "status": 503, "detail": "a proxy says so", "request_id": "request-17"}
+        window.page.route("**/collections?*", lambda route: route.fulfill(status=503, json=problem, headers={"retry-after": "8"}))
+        window.js(SEEN, "visible")
         notice = window.until_text("#collections-notice", "Not available now")
         expect("a proxy says so" in notice and "request-17" in notice, f"the notice: {notice}")
         since = len(window.requests)
@@ -83,7 +91,8 @@ def check_gentleness(world) -> None:
         window.page.wait_for_timeout(6_500)
         equal([each["path"] for each in window.requests[since:]], [], "requests before Retry-After is over")
         window.wait("an answer after it", "() => document.querySelector('#collections-notice').hidden", seconds=8)
-    print(f"gentle: {len(rounds)} requests in {2.5 * ROUND_SECONDS} s, one at a time, none while hidden, none before Retry-After", flush=True)
+    print(f"gentle: {len(rounds)} requests in {2.5 * ROUND_SECONDS} s, one at a time; none while hidden, none before Retry-After",
+          flush=True)
 
 
 def check_silence(world) -> None:

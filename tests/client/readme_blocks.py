@@ -37,11 +37,12 @@ ANSWERS = ("json", "text")
 
 
 # EXIT, not ERR: it also sees an unset variable, `exit 3`, and an `exit 0` that would skip the later blocks.
-# What the block printed until then says why.
+# What the block printed until then says why. Services that it left running end with it.
 ON_EXIT = """\
 exec {README_STDOUT}>&1
 trap 'status=$?
 exec >&$README_STDOUT
+jobs -p | xargs -r kill 2>/dev/null || true
 if [ -n "$README_BLOCK" ]; then
     cat "$README_PRINTED"
     echo "FAIL $README_BLOCK: exit status $status, the blocks after it did not run" >&2

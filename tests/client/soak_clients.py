@@ -10,7 +10,7 @@ import numpy as np
 from chromadb.config import Settings
 
 from contents import Record
-from peers import batch
+from peers import EVERYTHING, batch
 from processes import equal, expect
 from reference import exact_distances, matches, tolerance
 from samples import random_where
@@ -20,7 +20,6 @@ from soak_world import COPIES, Away, Caller, Cut, Worker, World
 from subject import DATABASE
 
 IDS, BATCH, LARGE_BATCH, STILL_RECORDS = 120, 12, 60, 40
-ALL = ["embeddings", "documents", "metadatas", "uris"]
 NAMES, PASSING_RECORDS = [f"{PASSING}{number}" for number in range(8)], 30
 FORKS = f"{COPIES}fork-"
 
@@ -31,7 +30,8 @@ def create(world: World, caller: Caller) -> None:
     for name, (space, _) in COLLECTIONS.items():
         body = {"name": name, "configuration": {"hnsw": {"space": space}}, "metadata": {"space": space, "tags": ["soak", name]}}
         world.ids[name] = caller.call("POST", f"{DATABASE}/collections", body)["id"]
-        change = owner.begin({(name, identity): applied("add", None, author.row(name, "add")) for identity in author.ids(STILL_RECORDS)})
+        ids = author.ids(STILL_RECORDS)
+        change = owner.begin({(name, identity): applied("add", None, author.row(name, "add")) for identity in ids})
         caller.call("POST", f"{caller.path(name)}/add", batch({key[1]: record for key, record in change.after.items()}), 201)
         owner.acknowledge(change)
 
@@ -45,8 +45,8 @@ def query(caller: Caller, name: str, records: dict[str, Record], identity: str, 
     [ids], [distances] = answer["ids"], answer["distances"]
     what = f"{name}, the query by the vector of {identity} where {where}"
     space, dimension = COLLECTIONS[name]
-    expect(ids[:1] == [identity] and abs(distances[0]) <= 2 * tolerance(dimension, 1), f"{what} found {list(zip(ids, distances))[:3]}")
-    expect(distances == sorted(distances) and len(set(ids)) == len(ids), f"{what} found {list(zip(ids, distances))}")
+    expect(ids[:1] == [identity] and abs(distances[0]) <= 2 * tolerance(dimension, 1) and distances == sorted(distances)
+           and len(set(ids)) == len(ids), f"{what} found {list(zip(ids, distances))}")
     if where is None:
         return
     matching = {each: record for each, record in records.items() if matches(where, record.values)}
@@ -85,13 +85,17 @@ class Writer(Worker):
         ids = self.chance.sample(self.ids, self.chance.randint(1, largest))
         self.author.turn += 1
         rows = {identity: None if verb == "delete" else self.author.row(collection, verb) for identity in ids}
-        after = {(collection, identity): applied(verb, self.owner.records.get((collection, identity)), row) for identity, row in rows.items()}
-        self.carry_out(after, lambda: self.request(collection, verb, rows))
+        self.carry_out(self.after(collection, verb, rows), lambda: self.request(collection, verb, rows))
+
+    def after(self, collection: str, verb: str, rows: dict[str, Row | None]) -> dict[Key, Record | None]:
+        keys = {(collection, identity): row for identity, row in rows.items()}
+        return {key: applied(verb, self.owner.records.get(key), row) for key, row in keys.items()}
 
     def delete_where(self, collection: str) -> None:
         where = self.own(random_where(self.chance))
         gone = [identity for identity, record in self.owner.of(collection).items() if matches(where, record.values)]
-        answer = self.carry_out({(collection, identity): None for identity in gone}, lambda: self.ask(collection, "delete", {"where": where}))
+        after = {(collection, identity): None for identity in gone}
+        answer = self.carry_out(after, lambda: self.ask(collection, "delete", {"where": where}))
         equal(answer, {"deleted": len(gone)}, f"deleted in {collection} where {where}")
 
     def carry_out(self, after: dict[Key, Record | None], request):
@@ -185,7 +189,7 @@ class ChromaWriter(Writer):
         self.through_client(lambda handles: getattr(handles[collection], verb)(ids=ids, **self.columns(rows)))
 
     def get(self, collection: str, ids: list[str]) -> dict[str, Record]:
-        answer = self.through_client(lambda handles: handles[collection].get(ids=ids, include=ALL))
+        answer = self.through_client(lambda handles: handles[collection].get(ids=ids, include=EVERYTHING))
         self.world.count("gets")
         return rows_of(answer)
 
@@ -213,7 +217,8 @@ class Reader(Worker):
             self.glance()
 
     def count(self, name: str) -> None:
-        number, writers = self.caller.call("GET", f"{self.caller.path(name)}/count"), sum(owner.name.startswith("w") for owner in self.world.owners)
+        number = self.caller.call("GET", f"{self.caller.path(name)}/count")
+        writers = sum(owner.name.startswith("w") for owner in self.world.owners)
         self.world.count("counts")
         expect(STILL_RECORDS <= number <= STILL_RECORDS + writers * IDS, f"{name} has {number} records")
 
@@ -239,7 +244,8 @@ class Namer(Writer):
         with self.world.writing.step():
             there = sorted({key[0] for key in self.owner.records})
             free = [name for name in NAMES if name not in there]
-            verbs = [self.create] * bool(free) + [self.fill, self.fill, self.drop] * bool(there) + [self.rename, self.fork] * bool(there and free)
+            verbs = [self.create] * bool(free) + [self.fill, self.fill, self.drop] * bool(there)
+            verbs += [self.rename, self.fork] * bool(there and free)
             self.author.turn += 1
             name = self.chance.choice(there) if there else ""
             self.chance.choice(verbs)(name, self.chance.choice(free) if free else "")
@@ -254,7 +260,8 @@ class Namer(Writer):
         return {key: record for key, record in self.owner.records.items() if key[0] in names}
 
     def create(self, _: str, name: str) -> None:
-        definition = {"name": name, "configuration": {"hnsw": {"space": self.chance.choice(["l2", "cosine"])}}, "metadata": {"turn": self.author.turn}}
+        space = self.chance.choice(["l2", "cosine"])
+        definition = {"name": name, "configuration": {"hnsw": {"space": space}}, "metadata": {"turn": self.author.turn}}
         self.carry_out({marker(name): MARKER}, lambda: self.caller.call("POST", f"{DATABASE}/collections", definition))
         self.world.count("collections created")
         problem = self.caller.call("POST", f"{DATABASE}/collections", definition, 409)
@@ -263,8 +270,8 @@ class Namer(Writer):
     def fill(self, name: str, _: str) -> None:
         ids = self.chance.sample(self.author.ids(PASSING_RECORDS), self.chance.randint(1, PASSING_RECORDS))
         rows = {identity: self.author.row(name, "upsert") for identity in ids}
-        after = {(name, identity): applied("upsert", self.owner.records.get((name, identity)), row) for identity, row in rows.items()}
-        self.carry_out(self.now(name) | after, lambda: self.request(name, "upsert", rows))
+        after = self.now(name) | self.after(name, "upsert", rows)
+        self.carry_out(after, lambda: self.request(name, "upsert", rows))
 
     def drop(self, name: str, _: str) -> None:
         self.carry_out(dict.fromkeys(self.now(name)), lambda: self.caller.call("DELETE", self.at(name)))
@@ -292,5 +299,6 @@ class Namer(Writer):
         until = time.monotonic()
         content = {(name, identity): record for identity, record in self.caller.stored(fork).items()}
         check_cut(self.world.owners, content, [name], since, until, f"a fork of {name}")
+        equal(self.caller.definition(fork), self.caller.definition(name), f"definition of a fork of {name}")
         self.caller.call("DELETE", self.at(fork))
         self.world.count("forks")

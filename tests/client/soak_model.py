@@ -17,16 +17,17 @@ from typing import NamedTuple
 import numpy as np
 
 from contents import RARE_COMPONENTS, Record, as_text
-from processes import expect
+from processes import Failed, expect
 from samples import SPECIAL_IDS, random_document, random_metadata
 
 # Name, space, dimension.
-COLLECTIONS = {"soak-l2": ("l2", 16), "soak-cosine": ("cosine", 128), "soak-ip": ("ip", 48), "soak-small": ("l2", 3), "soak-wide": ("cosine", 384)}
+COLLECTIONS = {"soak-l2": ("l2", 16), "soak-cosine": ("cosine", 128), "soak-ip": ("ip", 48), "soak-small": ("l2", 3),
+               "soak-wide": ("cosine", 384)}
 # Collections that come and go; the owner of all of them; whose records never change.
 PASSING, NAMER, STILL = "life-", "namer", "still"
 # The scope of a state that goes over all collections of its owner.
-EVERYTHING = ""
-SCOPES = {EVERYTHING, *COLLECTIONS}
+WHOLE = ""
+SCOPES = {WHOLE, *COLLECTIONS}
 ALWAYS, NEVER_YET = float("-inf"), float("inf")
 MODULUS = 1 << 128
 # Above the length from which the store splits a value over several keys.
@@ -87,10 +88,10 @@ class Owner:
 
     def begin(self, after: dict[Key, Record | None]) -> Change:
         """Before it is sent: from now on the state that it leads to may be there."""
-        before, totals = {key: self.records.get(key) for key in after}, {EVERYTHING: self.totals[EVERYTHING]}
+        before, totals = {key: self.records.get(key) for key in after}, {WHOLE: self.totals[WHOLE]}
         for key, record in after.items():
             difference = hash_of(key, record) - hash_of(key, before[key])
-            for scope in {EVERYTHING, key[0]} & SCOPES:
+            for scope in {WHOLE, key[0]} & SCOPES:
                 totals[scope] = (totals.get(scope, self.totals[scope]) + difference) % MODULUS
         change = Change(before, after, totals, [])
         with self.lock:
@@ -122,15 +123,19 @@ class Owner:
     def settle(self, found: Content, where: str) -> str:
         """After a stop, with what is there now of all that the request in doubt was about."""
         change, self.doubt = self.doubt, None
-        there, absent = ({key: record for key, record in side.items() if record is not None} for side in (change.after, change.before))
+        there, absent = (present(side) for side in (change.after, change.before))
         if found == there:
             self.acknowledge(change)
             return "there" if there != absent else "no difference"
         self.revoke(change)
-        expect(found == absent, f"{where}: a request of {self.name} that was not answered is neither there as a whole nor not at all: "
-                                f"of {len(change.after)} records {differing(found, there)} differ from all of it, "
+        expect(found == absent, f"{where}: a request of {self.name} that was not answered is neither there as a whole nor not at "
+                                f"all: of {len(change.after)} records {differing(found, there)} differ from all of it, "
                                 f"{differing(found, absent)} from nothing of it")
         return "not there"
+
+
+def present(records: dict[Key, Record | None]) -> Content:
+    return {key: record for key, record in records.items() if record is not None}
 
 
 def differing(found: dict, wanted: dict) -> str:
@@ -149,15 +154,15 @@ def check_equal(found: dict, wanted: dict, where: str) -> None:
         names = [name for name, one, other in zip(Record._fields, found[changed[0]], wanted[changed[0]]) if one != other]
         sides = [[getattr(side[changed[0]], name) for name in names] for side in (found, wanted)]
         example = f"; {changed[0]} in {names}: {str(sides[0])[:200]}, expected {str(sides[1])[:200]}"
-    expect(False, f"{where}: {len(found)} records, expected {len(wanted)}; {len(missing)} missing {missing[:3]}, {len(extra)} that should "
-                  f"not be there {extra[:3]}, {len(changed)} changed {changed[:3]}{example}")
+    raise Failed(f"{where}: {len(found)} records, expected {len(wanted)}; {len(missing)} missing {missing[:3]}, {len(extra)} that "
+                 f"should not be there {extra[:3]}, {len(changed)} changed {changed[:3]}{example}")
 
 
 def check_cut(owners: list[Owner], content: Content, scopes: list[str], since: float, until: float, where: str) -> None:
     """A copy of everything, or of some collections, must hold a state of each owner, all of one moment between the two."""
     totals: dict[tuple[str, str], int] = defaultdict(int)
     for key, record in content.items():
-        for scope in {EVERYTHING, key[0]}.intersection(scopes):
+        for scope in {WHOLE, key[0]}.intersection(scopes):
             totals[owner_of(key), scope] += hash_of(key, record)
     known = {owner.name for owner in owners}
     strangers = sorted({owner for owner, _ in totals} - known)
@@ -175,12 +180,12 @@ def check_cut(owners: list[Owner], content: Content, scopes: list[str], since: f
                 begin, begun_by = span[0], f"{owner.name}{now}"
             if span[1] < end:
                 end, ended_by = span[1], f"{owner.name}{now}"
-    expect(begin <= end, f"{where} is of no one moment: the state of {ended_by} was over {begin - end:.3f} s before that of {begun_by} "
-                         "could begin")
+    expect(begin <= end, f"{where} is of no one moment: the state of {ended_by} was over {begin - end:.3f} s before that of "
+                         f"{begun_by} could begin")
 
 
 def mine(content: Content, owner: Owner, scope: str) -> Content:
-    return {key: record for key, record in dict(content).items() if owner_of(key) == owner.name and scope in (EVERYTHING, key[0])}
+    return {key: record for key, record in dict(content).items() if owner_of(key) == owner.name and scope in (WHOLE, key[0])}
 
 
 # ---------------- what is written
@@ -202,13 +207,16 @@ def applied(verb: str, there: Record | None, row: Row | None) -> Record | None:
     if there is None:
         if verb == "update":
             return None
-        metadata = {key: value for key, value in (row.metadata or {}).items() if value is not None}
-        return Record(row.vector.tobytes(), row.document, row.uri, as_text(metadata))
-    if verb == "add":
+        there = Record(b"", None, None, as_text(None))
+    elif verb == "add":
         return there
     metadata = there.values | (row.metadata or {})
-    return Record(there.vector if row.vector is None else row.vector.tobytes(), there.document if row.document is None else row.document,
-                  there.uri if row.uri is None else row.uri, as_text({key: value for key, value in metadata.items() if value is not None}))
+    return Record(
+        there.vector if row.vector is None else row.vector.tobytes(),
+        there.document if row.document is None else row.document,
+        there.uri if row.uri is None else row.uri,
+        as_text({key: value for key, value in metadata.items() if value is not None}),
+    )
 
 
 class Author:
@@ -228,11 +236,12 @@ class Author:
 
     def row(self, collection: str, verb: str) -> Row:
         """An update may leave out anything."""
-        metadata = self.filtered() | random_metadata(self.chance, may_delete=verb != "add") | {"owner": self.name, "turn": self.turn}
-        document = random_document(self.chance)
+        metadata = self.filtered() | random_metadata(self.chance, may_delete=verb != "add")
+        metadata |= {"owner": self.name, "turn": self.turn}
+        document, uri = random_document(self.chance), f"https://example.org/{self.turn}?q=ä"
         if document is not None:
-            document = f"{document} of turn {self.turn}" + (" and on" * (LONG_DOCUMENT // 7) if self.chance.random() < 0.005 else "")
-        row = Row(self.vector(collection), document, f"https://example.org/{self.turn}?q=ä" if self.chance.random() < 0.5 else None, metadata)
+            document += f" of turn {self.turn}" + " and on" * (LONG_DOCUMENT // 7 if self.chance.random() < 0.005 else 0)
+        row = Row(self.vector(collection), document, uri if self.chance.random() < 0.5 else None, metadata)
         if verb != "update":
             return row
         vector, *others = (part if self.chance.random() < 0.7 else None for part in row)
@@ -240,9 +249,14 @@ class Author:
 
     def filtered(self) -> dict:
         """The keys that samples.random_where asks for."""
-        values = {"i": self.chance.randint(-3, 6), "f": self.chance.choice([-1.5, 0.0, 0.5, 2.0, 2.5]), "b": self.chance.random() < 0.5,
-                  "s": self.chance.choice(["red", "green", "blue", "Red"]), "li": self.chance.sample(range(6), 2),
-                  "ls": self.chance.sample(["x", "y", "z"], 2)}
+        values = {
+            "i": self.chance.randint(-3, 6),
+            "f": self.chance.choice([-1.5, 0.0, 0.5, 2.0, 2.5]),
+            "b": self.chance.random() < 0.5,
+            "s": self.chance.choice(["red", "green", "blue", "Red"]),
+            "li": self.chance.sample(range(6), 2),
+            "ls": self.chance.sample(["x", "y", "z"], 2),
+        }
         return {key: values[key] for key in self.chance.sample(list(values), self.chance.randint(0, 6))}
 
     def ids(self, count: int) -> list[str]:

@@ -8,11 +8,11 @@ import time
 from dataclasses import dataclass
 
 from processes import Failed, equal, expect, until
-from soak_model import COLLECTIONS, EVERYTHING, MARKER, PASSING, Content, Owner, check_cut, check_equal, marker, rows_of
+from soak_model import COLLECTIONS, MARKER, PASSING, WHOLE, Content, Owner, check_cut, marker, rows_of
 from soak_world import ANSWER_SECONDS, COPIES, Caller, Cut, Worker, World
 from subject import DATABASE
 
-LABEL, KEEP_LAST = "soak", 5
+LABEL, KEEP_LAST, PRUNE_AFTER = "soak", 5, 3
 # A backup of chosen collections, which retention compares with its like only.
 CHOSEN = ["soak-cosine", "soak-small"]
 RESTORED, RESTORES, MIGRATIONS = "-restored-", f"{COPIES}restore-", f"{COPIES}migrate-"
@@ -74,7 +74,8 @@ class Backups:
         """Newest first."""
         with self.lock:
             found = [backup for backup in self.asked.values() if backup.state in states]
-        return sorted(found, key=lambda backup: (backup.manifest["created_at"], backup.number) if backup.manifest else ("", 0), reverse=True)
+        made = lambda backup: (backup.manifest["created_at"], backup.number) if backup.manifest else ("", 0)
+        return sorted(found, key=made, reverse=True)
 
     def may_go(self, keep_last: int) -> None:
         """Before a pruning is asked for."""
@@ -89,7 +90,8 @@ class Backups:
         found = {}
         for manifest in listed:
             backup = self.asked.get(int(manifest["labels"].get(LABEL, 0)))
-            expect(backup is not None and backup.number not in found, f"a backup that nobody asked for: {manifest['id']} {manifest['labels']}")
+            what = f"{manifest['id']} {manifest['labels']}"
+            expect(backup is not None and backup.number not in found, f"a backup that nobody asked for: {what}")
             expect(backup.state not in (GONE, NEVER), f"{manifest['id']} is listed again: it was {backup.state}")
             found[backup.number] = manifest
         for backup in self.of(ASKED, THERE, MAY_GO):
@@ -101,7 +103,7 @@ class Backups:
                 backup.state = THERE if manifest else NEVER
             elif manifest:
                 same = {name: manifest[name] for name in backup.manifest if name != "verification"}
-                equal(same, {name: backup.manifest[name] for name in same}, f"what is listed of {backup.id}, and what it was made with")
+                equal(same, {name: backup.manifest[name] for name in same}, f"what is listed of {backup.id}")
                 backup.state = THERE
             else:
                 expect(backup.state == MAY_GO, f"{backup.id} is not listed, and nobody removed it (pinned: {backup.pinned})")
@@ -112,7 +114,11 @@ class Backups:
 
 def job(caller: Caller, path: str, body: dict, wanted: int = 200):
     """The result of a long verb that must succeed."""
+    generation = caller.world.generation
     status, answer = caller.send("POST", f"{path}?wait=true", body)
+    # Told to stop, the service does not begin it any more, or not again before the next start.
+    if status == 202 and caller.world.cut_since(generation):
+        raise Cut(f"POST {path}")
     if status != wanted:
         raise Refused(f"POST {path}", status, answer)
     equal((answer["state"], answer["problem"]), ("succeeded", None), f"the job of {path} {body}")
@@ -131,8 +137,9 @@ def back_up(caller: Caller, backups: Backups, body: dict) -> Backup | None:
             return None
         raise
     backups.made(backup, manifest)
-    equal((manifest["labels"], manifest["pinned"], manifest["records"]),
-          (backup.body["labels"], backup.pinned, sum(each["records"] for each in manifest["collections"])), f"what {manifest['id']} says")
+    records = sum(each["records"] for each in manifest["collections"])
+    equal((manifest["labels"], manifest["pinned"], manifest["records"]), (backup.body["labels"], backup.pinned, records),
+          f"labels, pin and records of {manifest['id']}")
     equal(manifest["kind"], body.get("kind", manifest["kind"]), f"the kind of {manifest['id']}")
     return backup
 
@@ -162,7 +169,8 @@ def exported(caller: Caller, backup: Backup, lines: bool = False) -> dict[str, d
             document["collections"][-1]["digest"] = line["digest"]
     equal(document["backup"]["id"], backup.id, "the backup in its export")
     found = [(each["name"], len(each["records"]), each["digest"]) for each in document["collections"]]
-    equal(found, [(each["name"], each["records"], each["digest"]) for each in backup.manifest["collections"]], f"the export of {backup.id}")
+    wanted = [(each["name"], each["records"], each["digest"]) for each in backup.manifest["collections"]]
+    equal(found, wanted, f"names, records and digests in the export of {backup.id}")
     columns = {"ids": "id", "embeddings": "embedding", "documents": "document", "uris": "uri", "metadatas": "metadata"}
     rows = {each["name"]: rows_of({name: [record[member] for record in each["records"]] for name, member in columns.items()})
             for each in document["collections"]}
@@ -186,7 +194,7 @@ def check_moment(owners: list[Owner], caller: Caller, backup: Backup, lines: boo
     others = {name for name in collections if not name.startswith(PASSING)}
     equal(sorted(others), sorted(names), f"collections of {backup.id}")
     content = content_of(collections)
-    check_cut(owners, content, sorted(names) if backup.chosen else [EVERYTHING], backup.since, backup.until, backup.id)
+    check_cut(owners, content, sorted(names) if backup.chosen else [WHOLE], backup.since, backup.until, backup.id)
     return content
 
 
@@ -218,18 +226,21 @@ class Keeper(Worker):
     def __init__(self, world: World, backups: Backups, every_seconds: float) -> None:
         super().__init__(world, "keeper")
         self.backups, self.pause, self.turn = backups, every_seconds / 2, 0
+        # Turns since the last pruning that was answered.
+        self.unpruned = 0
 
     def step(self) -> None:
         self.look()
-        self.turn += 1
+        self.turn, self.unpruned = self.turn + 1, self.unpruned + 1
         if self.backups.pinned is None and self.turn >= 2:
             self.pin()
         elif self.turn % 4 == 0:
             back_up(self.caller, self.backups, {"collections": [{"name": name} for name in CHOSEN]})
         else:
             back_up(self.caller, self.backups, self.chance.choice([{}, {}, {"kind": "full"}, {"kind": "incremental"}]))
-        if self.turn % 3 == 0:
+        if self.unpruned >= PRUNE_AFTER:
             self.prune()
+            self.unpruned = 0
         if self.turn % 5 == 0 and self.backups.of(THERE):
             self.delete()
         self.look()
@@ -281,7 +292,8 @@ class Inspector(Operator):
 
     def drill(self, backup: Backup) -> None:
         result = job(self.caller, "/drills", {"backup": backup.id})
-        equal((result["ok"], result["checked_records"], result["problems"]), (True, backup.manifest["records"], []), f"a drill of {backup.id}")
+        equal((result["ok"], result["checked_records"], result["problems"]), (True, backup.manifest["records"], []),
+              f"a drill of {backup.id}")
         self.world.count("drills")
 
     def export(self, backup: Backup) -> None:
@@ -293,7 +305,8 @@ class Inspector(Operator):
 
     def embeddings(self, _: Backup) -> None:
         name = self.chance.choice([None, *COLLECTIONS])
-        check_health(self.caller, f"/health/embeddings?sample={self.chance.choice(['50', 'all'])}" + (f"&collection={name}" if name else ""))
+        sample = self.chance.choice(["50", "all"])
+        check_health(self.caller, f"/health/embeddings?sample={sample}" + (f"&collection={name}" if name else ""))
 
     def storage(self, _: Backup) -> None:
         # A busy disk is slow, and may be nearly full.
@@ -314,7 +327,8 @@ def check_health(caller: Caller, path: str, *allowed: str) -> dict:
     found = caller.call("GET", path)
     outputs = [check.get("output") or "" for checks in found["checks"].values() for check in checks if check["status"] != "pass"]
     running = outputs and all("running" in output for output in outputs)
-    expect(found["status"] in ("pass", *allowed) or running and found["status"] == "warn", f"{path}: {found['status']}: {outputs} {str(found)[:1_500]}")
+    expect(found["status"] in ("pass", *allowed) or running and found["status"] == "warn",
+           f"{path}: {found['status']}: {outputs} {str(found)[:1_500]}")
     caller.world.count("health checks")
     return found
 
@@ -352,7 +366,8 @@ class Mover(Operator):
         source = self.chance.choice([each for each in backup.manifest["collections"] if each["name"] in COLLECTIONS])
         name, renamed = source["name"], self.chance.random() < 0.4
         to = f"{name}{RESTORED}1" if renamed else f"{RESTORES}{self.turn}"
-        self.restore_to(backup, source, to, {} if renamed else {"to": {"name": to}}, "renamed" if renamed else "created", on_conflict="rename")
+        action, target = ("renamed", {}) if renamed else ("created", {"to": {"name": to}})
+        self.restore_to(backup, source, to, target, action, on_conflict="rename")
         records = {(name, identity): record for (_, identity), record in self.caller.content(to).items()}
         check_cut(self.world.owners, records, [name], backup.since, backup.until, f"{name} restored from {backup.id}")
         if self.chance.random() < 0.4:
@@ -363,9 +378,10 @@ class Mover(Operator):
     def restore_to(self, backup: Backup, source: dict, to: str, more: dict, action: str, **policy) -> None:
         body = {"backup": backup.id, "collections": [{"name": source["name"]} | more]} | policy
         [restored] = job(self.caller, "/restore", body)["collections"]
-        wanted = (to, action, source["records"], source["digest"], True)
-        equal((restored["to"]["name"], *(restored[name] for name in ("action", "records", "digest", "verified"))), wanted, f"the restore {body}")
+        members = [restored["to"]["name"], *(restored[name] for name in ("action", "records", "digest", "verified"))]
+        equal(members, [to, action, source["records"], source["digest"], True], f"the restore {body}")
         equal(digests(self.caller, to), (source["records"], source["digest"]), f"what {to} holds after {body}")
+        equal(self.caller.definition(to), self.caller.definition(source["name"]), f"definition of {to} after {body}")
         self.world.count("restores")
 
     def migrate(self, _: Backup) -> None:
@@ -374,9 +390,10 @@ class Mover(Operator):
         since = time.monotonic()
         result = job(self.caller, "/migrate", {"source": {"collection": name}, "target": {"collection": to}})
         end = time.monotonic()
-        equal((result["action"], result["verified"], result["target_digest"], result["failed"]), ("created", True, result["source_digest"], 0),
-              f"the migration of {name}")
+        members = [result[name] for name in ("action", "verified", "target_digest", "failed")]
+        equal(members, ["created", True, result["source_digest"], 0], f"the migration of {name}")
         equal(digests(self.caller, to)[1], result["target_digest"], f"digest of {to}")
+        equal(self.caller.definition(to), self.caller.definition(name), f"definition of {to}")
         records = {(name, identity): record for (_, identity), record in self.caller.content(to).items()}
         check_cut(self.world.owners, records, [name], since, end, f"the migration of {name}")
         self.drop(to)

@@ -23,22 +23,23 @@ from subject import DATABASE
 ANSWER_SECONDS, PAUSE_SECONDS = 240, 300
 # The service closes connections that say nothing for 30 s.
 IDLE_SECONDS = 10
-GRACE_MS = 10_000
-# What is no request's and no job's: closing the store, on a busy machine. First the requests get the grace period, then the jobs.
-EXIT_SECONDS = 2 * GRACE_MS / 1000 + 20
+# Requests are short and jobs stop when they are told to: who sits the grace period out waits for something that never comes.
+GRACE_MS, EXIT_SECONDS = 60_000, 40
 READY_SECONDS = START_SECONDS
 # Collections whose records are compared after each restart.
 COMPARED = 2
 MAX_VIOLATIONS = 20
 # How the names of copies begin, which are dropped again by whoever had them made.
 COPIES = "copy-"
-RATIO, MIN_BYTES, CHECK_INTERVAL_MS, PACK_GRACE_MS = 3.0, 8 << 20, 1_000, 30_000
+RATIO, MIN_BYTES, CHECK_INTERVAL_MS, PACK_GRACE_MS = 3.0, 16 << 20, 1_000, 30_000
 # Such that rare things happen often: compactions, many packs and layers, catching up in rounds, tombstones that are forgotten.
 SETTINGS = {
     "COMPACTION__RATIO": RATIO, "COMPACTION__MIN_BYTES": MIN_BYTES, "COMPACTION__CHECK_INTERVAL_MS": CHECK_INTERVAL_MS,
-    "COMPACTION__MAX_LAST_ROUND": 20, "REPOSITORY__MAX_LAST_ROUND": 20, "REPOSITORY__GRACE_MS": PACK_GRACE_MS,
-    "REPOSITORY__SWEEP_INTERVAL_MS": 3_000, "REPOSITORY__PACK_BYTES": 262_144, "REPOSITORY__MAX_LAYERS": 6, "STORAGE__MAX_TOMBSTONES": 500,
-    "HEALTH__SCRUB_INTERVAL_MS": 10_000, "HEALTH__DEEP_MAX_AGE_MS": 0, "HEALTH__MONITOR_INTERVAL_MS": 1_000, "METRICS__REFRESH_INTERVAL_MS": 1_000,
+    "COMPACTION__MAX_LAST_ROUND": 20, "REPOSITORY__MAX_LAST_ROUND": 20, "STORAGE__MAX_TOMBSTONES": 500,
+    "REPOSITORY__GRACE_MS": PACK_GRACE_MS, "REPOSITORY__SWEEP_INTERVAL_MS": 3_000, "REPOSITORY__PACK_BYTES": 262_144,
+    "REPOSITORY__MAX_LAYERS": 6, "HEALTH__SCRUB_INTERVAL_MS": 10_000, "HEALTH__DEEP_MAX_AGE_MS": 0,
+    "HEALTH__MONITOR_INTERVAL_MS": 1_000, "METRICS__REFRESH_INTERVAL_MS": 1_000,
+    # All jobs are looked at in the end.
     "JOBS__KEPT": 100_000, "SERVER__SHUTDOWN_GRACE_MS": GRACE_MS,
 }
 
@@ -263,7 +264,7 @@ class Worker(threading.Thread):
             except Away:
                 continue
             except Cut:
-                world.count("calls that were cut")
+                world.count(f"calls of {self.name} that were cut")
             except Exception as error:
                 return world.violated(self.kind, error)
             world.over.wait(self.chance.uniform(0, 2 * self.pause))

@@ -1,6 +1,22 @@
 // Backups: the list, the time line over it, and what can be done with each. Deleting is not offered here.
 
-import { badge, byId, cell, digest, focusOn, given, h, headRow, keep, number, path, rowHead, setText, show, time } from "./elements.js";
+import {
+    badge,
+    byId,
+    cell,
+    digest,
+    focusOn,
+    given,
+    h,
+    headRow,
+    keep,
+    number,
+    path,
+    rowHead,
+    setText,
+    show,
+    time,
+} from "./elements.js";
 import * as jobs from "./jobs.js";
 import { Section, act } from "./messages.js";
 import { openRestore } from "./restore.js";
@@ -11,14 +27,24 @@ import { bytes, count, duration, quantity, utc } from "./units.js";
 // Others may use the repository as well, and listing it may cost requests to an object store.
 const REFRESH_MS = 60_000;
 // A backup names all its collections: a page is made smaller where these are many.
-const MAX_PAGE = 60, MIN_PAGE = 3, COLLECTIONS_PER_PAGE = 10_000;
-const FIRST_SHOWN = 10, MORE_SHOWN = 30;
+const MAX_PAGE = 60,
+    MIN_PAGE = 3,
+    COLLECTIONS_PER_PAGE = 10_000;
+const FIRST_SHOWN = 10,
+    MORE_SHOWN = 30;
 const CHANGING = ["backup", "import", "verification", "drill", "prune"];
 
 const section = new Section("backups", "Backups are not visible with this key");
 // Newest first; `damaged` are those whose manifest cannot be read, with why.
-let list = [], damaged = {}, olderCursor = null, pageLimit = 1, refreshedAt = 0, shown = FIRST_SHOWN;
-const opened = new Set(), listeners = [], prints = new WeakMap();
+let list = [],
+    damaged = {},
+    olderCursor = null,
+    pageLimit = 1,
+    refreshedAt = 0,
+    shown = FIRST_SHOWN;
+const opened = new Set(),
+    listeners = [],
+    prints = new WeakMap();
 
 export const backups = { section, isDue: () => now() - refreshedAt >= REFRESH_MS, refresh, forget };
 
@@ -102,10 +128,13 @@ jobs.onEnd(({ kind, request }) => {
     // One of those that the first page does not bring.
     const at = list.findIndex(({ id }) => id === request.backup);
     if (at < pageLimit) return;
-    ask("GET", `/backups/${encodeURIComponent(request.backup)}`).then((backup) => {
-        list = list.map((each) => (each.id === backup.id ? backup : each));
-        changed();
-    }, () => forget());
+    ask("GET", `/backups/${encodeURIComponent(request.backup)}`).then(
+        (backup) => {
+            list = list.map((each) => (each.id === backup.id ? backup : each));
+            changed();
+        },
+        () => forget(),
+    );
 });
 jobs.onChange(({ request }) => {
     if (request.backup) renderList();
@@ -118,11 +147,19 @@ function everything() {
     const lost = Object.entries(damaged).map(([id, why]) => ({ id, created_at: timeOf(id), damagedManifest: why }));
     const oldest = list.at(-1);
     const placed = lost.filter((backup) => areAllLoaded() || !oldest || !isOlder(backup, oldest));
-    return [...list, ...placed].sort((a, b) => (a.created_at < b.created_at ? 1 : a.created_at > b.created_at ? -1 : a.id < b.id ? 1 : -1));
+    return [...list, ...placed].sort((a, b) =>
+        a.created_at < b.created_at ? 1 : a.created_at > b.created_at ? -1 : a.id < b.id ? 1 : -1,
+    );
 }
 
 function timeOf(id) {
-    const [, date, hours, minutes, seconds] = /^backup_(\d{4}-\d\d-\d\d)_(\d\d)-(\d\d)-(\d\d)/.exec(id) ?? [null, "1970-01-01", "00", "00", "00"];
+    const [, date, hours, minutes, seconds] = /^backup_(\d{4}-\d\d-\d\d)_(\d\d)-(\d\d)-(\d\d)/.exec(id) ?? [
+        null,
+        "1970-01-01",
+        "00",
+        "00",
+        "00",
+    ];
     return `${date}T${hours}:${minutes}:${seconds}Z`;
 }
 
@@ -132,7 +169,8 @@ function render() {
     renderList();
     const all = everything();
     show(byId("more-backups"), olderCursor !== null || all.length > shown);
-    const some = `${count(Math.min(shown, all.length))} shown, ${quantity(all.length, "backups")} ${olderCursor === null ? "in all" : "on the time line; there are older ones"}`;
+    const rest = olderCursor === null ? "in all" : "on the time line; there are older ones";
+    const some = `${count(Math.min(shown, all.length))} shown, ${quantity(all.length, "backups")} ${rest}`;
     setText(byId("backups-count"), all.length === 0 ? "No backup yet." : some);
     show(byId("backup-list"), all.length > 0);
 }
@@ -172,35 +210,77 @@ function working(id) {
 }
 
 function rows(backup) {
-    const { id, collections } = backup, isOpen = opened.has(id);
+    const { id, collections } = backup,
+        isOpen = opened.has(id);
     const labels = Object.entries(backup.labels);
-    return h("tbody", { "data-backup": id }, h("tr", {},
-        rowHead("Backup", [
-            h("span", { class: "id" }, given(id)), backup.pinned ? [" ", h("span", { class: "badge none" }, "pinned")] : null, h("br"),
-            h("span", { class: "quiet" }, time(backup.created_at), `, ${utc(backup.created_at)}`),
-            labels.length > 0 ? h("span", { class: "labels" }, labels.map(labelled)) : null]),
-        cell("Kind", backup.kind),
-        cell("Records", [count(backup.records), " ", h("br"), h("span", { class: "quiet" }, `${count(backup.new_records)} new`)], { class: "number" }),
-        cell("Written", [bytes(backup.new_bytes), " ", h("br"), h("span", { class: "quiet" }, `${bytes(backup.stored_bytes)} in all`)], { class: "number" }),
-        checkedCell(backup),
-        cell("Do", actions(backup, isOpen), { class: "actions" })),
-    isOpen ? h("tr", { class: "opened", id: `details-${id}` }, h("td", { colspan: 6 }, details(backup, collections))) : null);
+    return h(
+        "tbody",
+        { "data-backup": id },
+        h(
+            "tr",
+            {},
+            rowHead("Backup", [
+                h("span", { class: "id" }, given(id)),
+                backup.pinned ? [" ", h("span", { class: "badge none" }, "pinned")] : null,
+                h("br"),
+                h("span", { class: "quiet" }, time(backup.created_at), `, ${utc(backup.created_at)}`),
+                labels.length > 0 ? h("span", { class: "labels" }, labels.map(labelled)) : null,
+            ]),
+            cell("Kind", backup.kind),
+            cell(
+                "Records",
+                [count(backup.records), " ", h("br"), h("span", { class: "quiet" }, `${count(backup.new_records)} new`)],
+                { class: "number" },
+            ),
+            cell(
+                "Written",
+                [bytes(backup.new_bytes), " ", h("br"), h("span", { class: "quiet" }, `${bytes(backup.stored_bytes)} in all`)],
+                { class: "number" },
+            ),
+            checkedCell(backup),
+            cell("Do", actions(backup, isOpen), { class: "actions" }),
+        ),
+        isOpen
+            ? h("tr", { class: "opened", id: `details-${id}` }, h("td", { colspan: 6 }, details(backup, collections)))
+            : null,
+    );
 }
 
 function lostRows(backup) {
     const { id, damagedManifest: why } = backup;
-    return h("tbody", { "data-backup": id }, h("tr", {},
-        rowHead("Backup", [h("span", { class: "id" }, given(id)), h("br"), h("span", { class: "quiet" }, time(backup.created_at), `, ${utc(backup.created_at)}`)]),
-        cell("Kind", "not known"), cell("Records", "—", { class: "number" }), cell("Written", "—", { class: "number" }),
-        checkedCell(backup, given(why)),
-        cell("Do", [verifyButton(id)], { class: "actions" })));
+    return h(
+        "tbody",
+        { "data-backup": id },
+        h(
+            "tr",
+            {},
+            rowHead("Backup", [
+                h("span", { class: "id" }, given(id)),
+                h("br"),
+                h("span", { class: "quiet" }, time(backup.created_at), `, ${utc(backup.created_at)}`),
+            ]),
+            cell("Kind", "not known"),
+            cell("Records", "—", { class: "number" }),
+            cell("Written", "—", { class: "number" }),
+            checkedCell(backup, given(why)),
+            cell("Do", [verifyButton(id)], { class: "actions" }),
+        ),
+    );
 }
 
 function checkedCell(backup, more = null) {
-    const { state, text } = timeline.verdict(backup), { verification } = backup, runs = working(backup.id);
-    return cell("Checked", [badge(state, text), " ", h("br"),
-        verification ? h("span", { class: "quiet" }, time(verification.at), `, ${quantity(verification.checked_records, "records")}`) : more,
-        runs ? [" ", badge("active", runs)] : null]);
+    const { state, text } = timeline.verdict(backup),
+        { verification } = backup,
+        runs = working(backup.id);
+    return cell("Checked", [
+        badge(state, text),
+        " ",
+        h("br"),
+        verification
+            ? h("span", { class: "quiet" }, time(verification.at), `, ${quantity(verification.checked_records, "records")}`)
+            : more,
+        runs ? [" ", badge("active", runs)] : null,
+    ]);
 }
 
 function labelled([name, value]) {
@@ -209,45 +289,120 @@ function labelled([name, value]) {
 
 function actions(backup, isOpen) {
     const { id } = backup;
-    const restore = h("button", { type: "button", "data-focus": `restore ${id}`, "aria-label": `Restore ${id}…`, "aria-haspopup": "dialog",
-        onclick: () => openRestore(backup, timeline.verdict(backup)) }, "Restore…");
-    const more = h("button", { type: "button", "data-focus": `details ${id}`, "aria-expanded": String(isOpen), "aria-label": `Details of ${id}`,
-        "aria-controls": isOpen ? `details-${id}` : null }, "Details");
+    const restore = h(
+        "button",
+        {
+            type: "button",
+            "data-focus": `restore ${id}`,
+            "aria-label": `Restore ${id}…`,
+            "aria-haspopup": "dialog",
+            onclick: () => openRestore(backup, timeline.verdict(backup)),
+        },
+        "Restore…",
+    );
+    const more = h(
+        "button",
+        {
+            type: "button",
+            "data-focus": `details ${id}`,
+            "aria-expanded": String(isOpen),
+            "aria-label": `Details of ${id}`,
+            "aria-controls": isOpen ? `details-${id}` : null,
+        },
+        "Details",
+    );
     more.addEventListener("click", () => {
         if (!opened.delete(id)) opened.add(id);
         renderList();
     });
-    return [verifyButton(id), " ", jobButton(id, "Drill", "drill", "/drills", { backup: id }, "Restores it aside, compares, queries and drops it"), " ", restore, " ", more];
+    return [
+        verifyButton(id),
+        " ",
+        jobButton(id, "Drill", "drill", "/drills", { backup: id }, "Restores it aside, compares, queries and drops it"),
+        " ",
+        restore,
+        " ",
+        more,
+    ];
 }
 
 function verifyButton(id) {
-    return jobButton(id, "Verify", "verify", `/backups/${encodeURIComponent(id)}/verify`, { level: "records" }, "Reads every stored byte and hashes every record");
+    return jobButton(
+        id,
+        "Verify",
+        "verify",
+        `/backups/${encodeURIComponent(id)}/verify`,
+        { level: "records" },
+        "Reads every stored byte and hashes every record",
+    );
 }
 
 function jobButton(id, text, verb, path, body, title) {
     const button = h("button", { type: "button", "data-focus": `${verb} ${id}`, "aria-label": `${text} ${id}`, title }, text);
-    button.addEventListener("click", () => act(button, `${text} ${id}`, async () => jobs.begun(await ask("POST", path, { body }))));
+    button.addEventListener("click", () =>
+        act(button, `${text} ${id}`, async () => jobs.begun(await ask("POST", path, { body }))),
+    );
     return button;
 }
 
 function details(backup, collections) {
     const { verification } = backup;
+    const sizes = [
+        `${bytes(backup.raw_bytes)} of records`,
+        `${bytes(backup.new_bytes)} written`,
+        `${bytes(backup.stored_bytes)} in all packs that it refers to`,
+        backup.compression,
+        backup.encrypted && "encrypted",
+    ];
+    const checked = verification && [
+        timeline.verdict(backup).text,
+        utc(verification.at),
+        quantity(verification.checked_records, "records"),
+        bytes(verification.checked_bytes),
+    ];
     const facts = [
         ["Parent", backup.parent ? given(backup.parent) : "none"],
         ["Made", `${utc(backup.created_at)}, in ${duration(backup.duration_ms)}`],
-        ["Records", `${count(backup.records)} restored by it, ${count(backup.new_records)} written, ${quantity(backup.tombstones, "tombstones")}`],
-        ["Bytes", `${bytes(backup.raw_bytes)} of records, ${bytes(backup.new_bytes)} written, ${bytes(backup.stored_bytes)} in all packs that it refers to, ${backup.compression}${backup.encrypted ? ", encrypted" : ""}`],
-        ["Checked", verification ? `${timeline.verdict(backup).text}, ${utc(verification.at)}: ${quantity(verification.checked_records, "records")}, ${bytes(verification.checked_bytes)}` : "never"],
+        [
+            "Records",
+            `${count(backup.records)} restored by it, ${count(backup.new_records)} written, ${quantity(backup.tombstones, "tombstones")}`,
+        ],
+        ["Bytes", sizes.filter(Boolean).join(", ")],
+        ["Checked", checked ? checked.join(", ") : "never"],
         ["Pinned", backup.pinned ? "yes: retention keeps it" : "no"],
         ["Labels", Object.keys(backup.labels).length > 0 ? Object.entries(backup.labels).map(labelled) : "none"],
     ];
     return [
-        h("dl", { class: "facts" }, facts.map(([name, content]) => h("div", {}, h("dt", {}, name), h("dd", {}, content)))),
-        h("div", { class: "scroll tall", tabindex: "0", role: "region", "aria-label": `Collections of ${backup.id}` }, h("table", { class: "cards" },
-            h("caption", {}, quantity(collections.length, "collections")), headRow("Collection", ["Records"], ["Dimension"], "Space", "Digest"),
-            h("tbody", {}, inOrder(collections).map((each) => h("tr", {},
-                rowHead("Collection", path(each.tenant, each.database, each.name)),
-                number("Records", each.records), number("Dimension", each.dimension), cell("Space", each.space), cell("Digest", digest(each.digest))))))),
+        h(
+            "dl",
+            { class: "facts" },
+            facts.map(([name, content]) => h("div", {}, h("dt", {}, name), h("dd", {}, content))),
+        ),
+        h(
+            "div",
+            { class: "scroll tall", tabindex: "0", role: "region", "aria-label": `Collections of ${backup.id}` },
+            h(
+                "table",
+                { class: "cards" },
+                h("caption", {}, quantity(collections.length, "collections")),
+                headRow("Collection", ["Records"], ["Dimension"], "Space", "Digest"),
+                h(
+                    "tbody",
+                    {},
+                    inOrder(collections).map((each) =>
+                        h(
+                            "tr",
+                            {},
+                            rowHead("Collection", path(each.tenant, each.database, each.name)),
+                            number("Records", each.records),
+                            number("Dimension", each.dimension),
+                            cell("Space", each.space),
+                            cell("Digest", digest(each.digest)),
+                        ),
+                    ),
+                ),
+            ),
+        ),
     ];
 }
 
@@ -264,19 +419,23 @@ byId("backup-now").addEventListener("submit", (event) => {
     });
 });
 
-byId("more-backups").addEventListener("click", ({ currentTarget }) => act(currentTarget, "Show older backups", async () => {
-    shown += MORE_SHOWN;
-    if (olderCursor === null || everything().length >= shown) return render();
-    const page = await ask("GET", `/backups?limit=${pageLimit}&cursor=${encodeURIComponent(olderCursor)}`).catch((error) => {
-        // The backup at which the page before ended is gone: begin again.
-        if (error instanceof Problem && error.status === 422) [list, refreshedAt] = [[], 0];
-        throw error;
-    });
-    const ids = new Set(list.map(({ id }) => id));
-    list = [...list, ...page.backups.filter(({ id }) => !ids.has(id))];
-    olderCursor = page.next_cursor;
-    changed();
-}));
+byId("more-backups").addEventListener("click", ({ currentTarget }) =>
+    act(currentTarget, "Show older backups", async () => {
+        shown += MORE_SHOWN;
+        if (olderCursor === null || everything().length >= shown) return render();
+        const page = await ask("GET", `/backups?limit=${pageLimit}&cursor=${encodeURIComponent(olderCursor)}`).catch(
+            (error) => {
+                // The backup at which the page before ended is gone: begin again.
+                if (error instanceof Problem && error.status === 422) [list, refreshedAt] = [[], 0];
+                throw error;
+            },
+        );
+        const ids = new Set(list.map(({ id }) => id));
+        list = [...list, ...page.backups.filter(({ id }) => !ids.has(id))];
+        olderCursor = page.next_cursor;
+        changed();
+    }),
+);
 
 byId("span").addEventListener("change", drawLine);
 byId("legend").append(...timeline.legend());

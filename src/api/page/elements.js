@@ -41,7 +41,11 @@ export function given(text) {
 
 // Tenant, database and name, each by itself: a direction that one sets does not reach the others.
 export function path(...parts) {
-    return h("span", {}, parts.map((part, at) => [at > 0 ? " / " : null, given(part)]));
+    return h(
+        "span",
+        {},
+        parts.map((part, at) => [at > 0 ? " / " : null, given(part)]),
+    );
 }
 
 export function badge(state, text) {
@@ -76,15 +80,26 @@ export function rowHead(label, content, extra = {}) {
 
 // A head in brackets is over numbers.
 export function headRow(...texts) {
-    const cells = texts.map((text) => h("th", { scope: "col", role: "columnheader", class: Array.isArray(text) ? "number" : null }, text));
+    const cells = texts.map((text) =>
+        h("th", { scope: "col", role: "columnheader", class: Array.isArray(text) ? "number" : null }, text),
+    );
     return h("thead", {}, h("tr", {}, cells));
 }
 
 // A digest: shortened to look at, whole in its title and in the clipboard.
 export function digest(text) {
     if (!text) return "—";
-    const button = h("button", { type: "button", class: "digest", title: `${text}\n(copies it)`, "data-focus": `digest ${text}`,
-        "aria-label": `Copy the digest ${text.slice(0, 12)}…` }, h("code", {}, text));
+    const button = h(
+        "button",
+        {
+            type: "button",
+            class: "digest",
+            title: `${text}\n(copies it)`,
+            "data-focus": `digest ${text}`,
+            "aria-label": `Copy the digest ${text.slice(0, 12)}…`,
+        },
+        h("code", {}, text),
+    );
     button.addEventListener("click", () => copy(button, text));
     return button;
 }
@@ -110,11 +125,14 @@ export function announce(text) {
 // Makes the children of `parent` those of `items`, in their order. What did not change stays the same element, so that
 // focus, selection and opened details stay as well; `print` tells whether an item changed.
 export function keep(parent, items, { key, print, make }) {
-    const known = parent.kept ?? new Map(), next = new Map();
+    const known = parent.kept ?? new Map(),
+        next = new Map();
     const focused = document.activeElement?.closest?.("[data-focus]");
     const focus = focused && parent.contains(focused) ? focused.dataset.focus : null;
     for (const item of items) {
-        const id = key(item), fingerprint = print(item), old = known.get(id);
+        const id = key(item),
+            fingerprint = print(item),
+            old = known.get(id);
         next.set(id, old && old.fingerprint === fingerprint ? old : { fingerprint, element: make(item) });
     }
     for (const [id, { element }] of known) {
@@ -137,10 +155,14 @@ export function focusOn(name, within = document) {
 export function showModal(dialog, name) {
     const before = document.activeElement;
     dialog.showModal();
-    dialog.addEventListener("close", () => {
-        if (before?.isConnected) before.focus();
-        else if (name) focusOn(name);
-    }, { once: true });
+    dialog.addEventListener(
+        "close",
+        () => {
+            if (before?.isConnected) before.focus();
+            else if (name) focusOn(name);
+        },
+        { once: true },
+    );
 }
 
 export function show(element, visible) {

@@ -69,26 +69,57 @@ function showOverall({ status }) {
 function showTiles(report) {
     const { checks } = report;
     const first = (name) => checks?.[name]?.[0];
-    const tiles = [{ name: "Service", state: report.status, value: report.status, more: checks ? `version ${report.version}, up for ${duration(report.uptime_ms)}` : "This key sees the status alone." }];
+    const tiles = [
+        {
+            name: "Service",
+            state: report.status,
+            value: report.status,
+            more: checks
+                ? `version ${report.version}, up for ${duration(report.uptime_ms)}`
+                : "This key sees the status alone.",
+        },
+    ];
     if (checks) {
         const verified = first("backups:last_verified_age");
         const isNone = verified && verified.observed_value === null;
         const [free, total] = [first("storage:disk_free"), first("storage:disk_total")];
         const [collections, records] = [first("collections:count"), first("collections:records")];
         tiles.push(
-            verified && { name: NAMES["backups:last_verified_age"], state: isNone && verified.status === "pass" ? "none" : verified.status,
-                value: isNone ? "none" : `${age(verified.observed_value * 1_000)} old`, more: (verified.output ?? "").replace("the newest verified backup is ", "") },
-            records && { name: "Stored", state: worst([collections, records]), value: quantity(records.observed_value, "records"),
-                more: `in ${quantity(collections.observed_value, "collections")}` },
-            free && { name: "Disk", state: free.status, value: Number.isFinite(free.observed_value) ? `${bytes(free.observed_value)} free` : "not known",
-                more: free.output ?? (total ? `of ${bytes(total.observed_value)}` : "") },
+            verified && {
+                name: NAMES["backups:last_verified_age"],
+                state: isNone && verified.status === "pass" ? "none" : verified.status,
+                value: isNone ? "none" : `${age(verified.observed_value * 1_000)} old`,
+                more: (verified.output ?? "").replace("the newest verified backup is ", ""),
+            },
+            records && {
+                name: "Stored",
+                state: worst([collections, records]),
+                value: quantity(records.observed_value, "records"),
+                more: `in ${quantity(collections.observed_value, "collections")}`,
+            },
+            free && {
+                name: "Disk",
+                state: free.status,
+                value: Number.isFinite(free.observed_value) ? `${bytes(free.observed_value)} free` : "not known",
+                more: free.output ?? (total ? `of ${bytes(total.observed_value)}` : ""),
+            },
         );
     }
     keep(byId("tiles"), tiles.filter(Boolean), {
         key: (tile) => tile.name,
         print: (tile) => JSON.stringify(tile),
-        make: (tile) => h("div", { class: `tile ${tile.state}` }, h("dt", {}, tile.name),
-            h("dd", {}, h("span", { class: "value" }, badge(tile.state, tile.value)), h("span", { class: "quiet" }, given(tile.more)))),
+        make: (tile) =>
+            h(
+                "div",
+                { class: `tile ${tile.state}` },
+                h("dt", {}, tile.name),
+                h(
+                    "dd",
+                    {},
+                    h("span", { class: "value" }, badge(tile.state, tile.value)),
+                    h("span", { class: "quiet" }, given(tile.more)),
+                ),
+            ),
     });
 }
 
@@ -107,12 +138,16 @@ function showChecks(body, rows) {
     keep(body, rows, {
         key: ({ name, place }) => `${name} ${place}`,
         print: ({ check }) => JSON.stringify(check),
-        make: ({ name, check }) => h("tr", {},
-            rowHead("Check", h("span", { title: name }, NAMES[name] ?? given(name))),
-            cell("Status", badge(check.status, check.status)),
-            cell("Observed", given(observed(check))),
-            cell("What it says", check.output ? given(check.output) : ""),
-            cell("When", time(check.time))),
+        make: ({ name, check }) =>
+            h(
+                "tr",
+                {},
+                rowHead("Check", h("span", { title: name }, NAMES[name] ?? given(name))),
+                cell("Status", badge(check.status, check.status)),
+                cell("Observed", given(observed(check))),
+                cell("What it says", check.output ? given(check.output) : ""),
+                cell("When", time(check.time)),
+            ),
     });
 }
 
@@ -128,7 +163,9 @@ function observed({ observed_value: value, observed_unit: unit }) {
     }
     if (typeof value === "string") return value;
     if (unit === "check") return `${value.status}, ${ago(value.age_ms)}`;
-    return Object.entries(value).map(([name, each]) => `${name.replaceAll("_", " ")} ${shortly(name, each)}`).join(", ");
+    return Object.entries(value)
+        .map(([name, each]) => `${name.replaceAll("_", " ")} ${shortly(name, each)}`)
+        .join(", ");
 }
 
 function shortly(name, value) {
@@ -141,23 +178,30 @@ function shortly(name, value) {
 
 // ---- deep checks
 
-byId("check-all").addEventListener("click", ({ currentTarget }) => act(currentTarget, "Check every record", async () => {
-    const places = DEEP.map((check) => h("section", { class: "check", "aria-label": check.name }));
-    byId("deep").replaceChildren(...places);
-    for (const [place, check] of DEEP.entries()) await deepCheck(check, places[place]);
-    announce("The deep checks are over.");
-}));
+byId("check-all").addEventListener("click", ({ currentTarget }) =>
+    act(currentTarget, "Check every record", async () => {
+        const places = DEEP.map((check) => h("section", { class: "check", "aria-label": check.name }));
+        byId("deep").replaceChildren(...places);
+        for (const [place, check] of DEEP.entries()) await deepCheck(check, places[place]);
+        announce("The deep checks are over.");
+    }),
+);
 
 async function deepCheck(check, place) {
     const began = Date.now();
     let soFar = "";
-    const tick = () => place.replaceChildren(h("p", {}, badge("active", check.name), ` is being checked, ${duration(Date.now() - began)}${soFar}`));
+    const tick = () =>
+        place.replaceChildren(
+            h("p", {}, badge("active", check.name), ` is being checked, ${duration(Date.now() - began)}${soFar}`),
+        );
     const ticking = setInterval(tick, 1_000);
     tick();
     try {
         for (;;) {
             const report = await ask("GET", check.path, { patienceMs: DEEP_PATIENCE_MS });
-            const running = Object.values(report.checks).flat().find(({ output }) => output === "running");
+            const running = Object.values(report.checks)
+                .flat()
+                .find(({ output }) => output === "running");
             if (!running) {
                 showDeep(check, place, report, Date.now() - began);
                 return;
@@ -180,10 +224,40 @@ function showDeep(check, place, report, tookMs) {
     const body = h("tbody");
     showChecks(body, rows);
     place.replaceChildren(
-        h("p", {}, badge(report.status, `${check.name}: ${report.status}`), " ", check.looked(report.checks, rows), ` Took ${duration(tookMs)}.`),
-        findings.length === 0 ? "" : h("ul", { class: "findings" }, findings.map(({ check: found }) => h("li", {}, badge(found.status, found.status), " ", given(found.output ?? observed(found))))),
-        h("details", {}, h("summary", {}, "Everything that was observed"), h("div", { class: "scroll" }, h("table", { class: "cards" },
-            h("caption", { class: "visually-hidden" }, `Observations of ${check.path}`), headRow("Check", "Status", "Observed", "What it says", "When"), body))));
+        h(
+            "p",
+            {},
+            badge(report.status, `${check.name}: ${report.status}`),
+            " ",
+            check.looked(report.checks, rows),
+            ` Took ${duration(tookMs)}.`,
+        ),
+        findings.length === 0
+            ? ""
+            : h(
+                  "ul",
+                  { class: "findings" },
+                  findings.map(({ check: found }) =>
+                      h("li", {}, badge(found.status, found.status), " ", given(found.output ?? observed(found))),
+                  ),
+              ),
+        h(
+            "details",
+            {},
+            h("summary", {}, "Everything that was observed"),
+            h(
+                "div",
+                { class: "scroll" },
+                h(
+                    "table",
+                    { class: "cards" },
+                    h("caption", { class: "visually-hidden" }, `Observations of ${check.path}`),
+                    headRow("Check", "Status", "Observed", "What it says", "When"),
+                    body,
+                ),
+            ),
+        ),
+    );
 }
 
 function sum(found, member) {
@@ -192,7 +266,9 @@ function sum(found, member) {
 
 function lookedAtCollections(checks) {
     const found = checks["collections:integrity"];
-    return `${quantity(sum(found, "checked_records"), "records")} of ${quantity(checks["collections:checked"]?.[0].observed_value ?? 0, "collections")} read and hashed, ${bytes(sum(found, "checked_bytes"))}; digests computed again.`;
+    const collections = quantity(checks["collections:checked"]?.[0].observed_value ?? 0, "collections");
+    const records = quantity(sum(found, "checked_records"), "records");
+    return `${records} of ${collections} read and hashed, ${bytes(sum(found, "checked_bytes"))}; digests computed again.`;
 }
 
 function lookedAtStorage(checks, rows) {
@@ -202,5 +278,11 @@ function lookedAtStorage(checks, rows) {
 
 function lookedAtEmbeddings(checks) {
     const found = checks["embeddings:sample"];
-    return `${count(sum(found, "checked_records"))} of ${quantity(sum(found, "records"), "records")} looked at, ${count(sum(found, "self_queries"))} searched for, ${quantity(sum(found, "duplicates"), "duplicates")}, ${count(sum(found, "zero_norm"))} of length zero.`;
+    const parts = [
+        `${count(sum(found, "checked_records"))} of ${quantity(sum(found, "records"), "records")} looked at`,
+        `${count(sum(found, "self_queries"))} searched for`,
+        quantity(sum(found, "duplicates"), "duplicates"),
+        `${count(sum(found, "zero_norm"))} of length zero`,
+    ];
+    return `${parts.join(", ")}.`;
 }

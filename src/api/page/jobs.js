@@ -8,14 +8,24 @@ import { bytes, count, duration, quantity } from "./units.js";
 // A browser opens six connections to a service; streams must leave some for everything else.
 const MAX_STREAMS = 3;
 const ASK_AGAIN_MS = 1_000;
-const MAX_PAGE = 25, MIN_PAGE = 3;
+const MAX_PAGE = 25,
+    MIN_PAGE = 3;
 // A job's result can name thousands of collections: pages are made so small that an answer is about this long.
 const PAGE_CHARACTERS = 400_000;
 const SHOWN_LINES = 5;
-const FIRST_SHOWN = 5, MORE_SHOWN = 20;
+const FIRST_SHOWN = 5,
+    MORE_SHOWN = 20;
 
-const NAMES = { backup: "Backup", import: "Import", verification: "Verify", prune: "Prune", restore: "Restore",
-    migration: "Migrate", drill: "Drill", compaction: "Compact" };
+const NAMES = {
+    backup: "Backup",
+    import: "Import",
+    verification: "Verify",
+    prune: "Prune",
+    restore: "Restore",
+    migration: "Migrate",
+    drill: "Drill",
+    compaction: "Compact",
+};
 const STATES = { queued: "none", running: "active", succeeded: "pass", failed: "fail", canceled: "warn", interrupted: "warn" };
 
 const section = new Section("jobs", "Jobs are not visible with this key");
@@ -26,8 +36,12 @@ const asked = new Set();
 // Jobs that this page began: their end is told.
 const own = new Set();
 const watchers = new Map();
-const endings = [], changes = [];
-let isFirst = true, pageLimit = MIN_PAGE, olderCursor = null, shown = FIRST_SHOWN;
+const endings = [],
+    changes = [];
+let isFirst = true,
+    pageLimit = MIN_PAGE,
+    olderCursor = null,
+    shown = FIRST_SHOWN;
 
 export const jobs = { section, isDue: () => true, refresh };
 
@@ -65,7 +79,10 @@ export function begun(job, watch) {
 }
 
 async function refresh() {
-    const [running, queued] = [await ask("GET", "/jobs?state=running&limit=100"), await ask("GET", "/jobs?state=queued&limit=100")];
+    const [running, queued] = [
+        await ask("GET", "/jobs?state=running&limit=100"),
+        await ask("GET", "/jobs?state=queued&limit=100"),
+    ];
     let newest = await ask("GET", `/jobs?limit=${pageLimit}`);
     const size = JSON.stringify(newest.jobs).length / Math.max(1, newest.jobs.length);
     pageLimit = Math.min(MAX_PAGE, Math.max(MIN_PAGE, Math.floor(PAGE_CHARACTERS / size)));
@@ -166,7 +183,9 @@ document.addEventListener("visibilitychange", () => {
 export function title(job) {
     const { request } = job;
     const of = {
-        backup: () => labels(request) ?? (request.collections ? request.collections.map(({ name }) => name).join(", ") : "all collections"),
+        backup: () =>
+            labels(request) ??
+            (request.collections ? request.collections.map(({ name }) => name).join(", ") : "all collections"),
         verification: () => request.backup,
         drill: () => request.backup,
         restore: () => request.backup,
@@ -185,28 +204,69 @@ function place(end) {
     return `${environment === "local" ? "" : `${environment}/`}${end?.collection ?? ""}`;
 }
 
-// What came out, in a line.
+// What came out, in a line, by kind.
+const OUTCOMES = {
+    backup: (made) => [
+        made.id,
+        quantity(made.records, "records"),
+        `${count(made.new_records)} of them written`,
+        bytes(made.new_bytes),
+    ],
+    import: (made) => [made.id, quantity(made.records, "records")],
+    verification: (found) => [
+        `${found.ok ? "sound" : "not sound"}: ${quantity(found.checked_records, "records")} checked`,
+        `${quantity(found.checked_packs, "packs")} read`,
+        bytes(found.checked_bytes),
+    ],
+    drill: (found) => [
+        `${found.ok ? "passed" : "not passed"}: ${quantity(found.checked_records, "records")} of ` +
+            `${quantity(found.collections, "collections")} restored and compared in ${duration(found.restore_ms)}`,
+        `${quantity(found.queries, "queries")} compared with brute force`,
+        found.first_query_ms !== null && `first answer after ${duration(found.first_query_ms)}`,
+    ],
+    restore: ({ collections }) => [
+        quantity(collections.length, "collections"),
+        quantity(
+            collections.reduce((sum, each) => sum + each.records, 0),
+            "records",
+        ),
+    ],
+    migration: (copied) => [
+        `${copied.action}: ${quantity(copied.read, "records")} read`,
+        `${count(copied.inserted)} inserted`,
+        `${count(copied.updated)} updated`,
+        copied.verified ? "both ends are equal" : "not compared",
+    ],
+    prune: (found) => [
+        `${quantity(found.deleted.length, "backups")} deleted`,
+        `${bytes(found.freed_bytes)} freed`,
+        `${bytes(found.pending_bytes)} to be freed`,
+    ],
+    compaction: (found) => [`${bytes(found.before_bytes)} before`, `${bytes(found.after_bytes)} after`],
+};
+
 function summary({ kind, result }) {
-    if (!result) return "";
-    const of = {
-        backup: () => `${result.id}, ${quantity(result.records, "records")}, ${count(result.new_records)} of them written, ${bytes(result.new_bytes)}`,
-        import: () => `${result.id}, ${quantity(result.records, "records")}`,
-        verification: () => `${result.ok ? "sound" : "not sound"}: ${quantity(result.checked_records, "records")} in ${quantity(result.checked_packs, "packs")} checked, ${bytes(result.checked_bytes)}`,
-        drill: () => `${result.ok ? "passed" : "not passed"}: ${quantity(result.checked_records, "records")} of ${quantity(result.collections, "collections")} restored and compared in ${duration(result.restore_ms)}, ${quantity(result.queries, "queries")} compared with brute force${result.first_query_ms === null ? "" : `, first answer after ${duration(result.first_query_ms)}`}`,
-        restore: () => `${quantity(result.collections.length, "collections")}, ${quantity(result.collections.reduce((sum, each) => sum + each.records, 0), "records")}`,
-        migration: () => `${result.action}: ${quantity(result.read, "records")} read, ${count(result.inserted)} inserted, ${count(result.updated)} updated; ${result.verified ? "both ends are equal" : "not compared"}`,
-        prune: () => `${quantity(result.deleted.length, "backups")} deleted, ${bytes(result.freed_bytes)} freed, ${bytes(result.pending_bytes)} to be freed`,
-        compaction: () => `${bytes(result.before_bytes)} before, ${bytes(result.after_bytes)} after`,
-    }[kind];
-    return of ? of() : "";
+    return result && OUTCOMES[kind] ? OUTCOMES[kind](result).filter(Boolean).join(", ") : "";
 }
 
 // Records, phase, bytes and time of a job that runs.
 export function progressText({ state, phase, progress, started_at: started }) {
     if (state === "queued") return "waits";
     const { done, total, unit, bytes_done: size } = progress;
-    const records = total > 0 ? `${count(done)} of ${quantity(total, unit)} (${percent(progress)} %)` : done > 0 ? quantity(done, unit) : "";
-    return [phase, records, size > 0 ? bytes(size) : "", started ? duration(Math.max(0, now() - new Date(started).valueOf())) : ""].filter(Boolean).join(", ");
+    const records =
+        total > 0
+            ? `${count(done)} of ${quantity(total, unit)} (${percent(progress)} %)`
+            : done > 0
+              ? quantity(done, unit)
+              : "";
+    return [
+        phase,
+        records,
+        size > 0 ? bytes(size) : "",
+        started ? duration(Math.max(0, now() - new Date(started).valueOf())) : "",
+    ]
+        .filter(Boolean)
+        .join(", ");
 }
 
 export function percent({ done, total }) {
@@ -215,9 +275,15 @@ export function percent({ done, total }) {
 
 // The restored collections, with what proves them.
 export function restoredTable({ collections }) {
-    return collections.map((each) => h("li", {}, given(each.to.name), ` ${each.action}: `, each.action === "skipped" ? "left as it was" : [
-        quantity(each.records, "records"), ` (${count(each.inserted)} inserted, ${count(each.updated)} updated, ${count(each.unchanged)} unchanged, ${count(each.deleted)} deleted) `,
-        each.verified ? [badge("pass", "equal to the backup"), " ", digest(each.digest)] : badge("none", "no digest compared")]));
+    return collections.map((each) => {
+        const head = [given(each.to.name), ` ${each.action}: `];
+        if (each.action === "skipped") return h("li", {}, head, "left as it was");
+        const counts = ["inserted", "updated", "unchanged", "deleted"].map((name) => `${count(each[name])} ${name}`);
+        const proof = each.verified
+            ? [badge("pass", "equal to the backup"), " ", digest(each.digest)]
+            : badge("none", "no digest compared");
+        return h("li", {}, head, `${quantity(each.records, "records")} (${counts.join(", ")}) `, proof);
+    });
 }
 
 // ---- elements
@@ -225,7 +291,11 @@ export function restoredTable({ collections }) {
 function render() {
     const all = [...known.values()].sort((a, b) => (a.id < b.id ? 1 : -1));
     const running = all.filter((job) => !isOver(job)).reverse();
-    keep(byId("running"), running, { key: ({ id }) => id, print: ({ cancellable, state }) => `${cancellable} ${state}`, make: runningItem });
+    keep(byId("running"), running, {
+        key: ({ id }) => id,
+        print: ({ cancellable, state }) => `${cancellable} ${state}`,
+        make: runningItem,
+    });
     showRunning();
     show(byId("nothing-runs"), section.isRead && running.length === 0);
     const over = all.filter(isOver);
@@ -242,19 +312,44 @@ function showRunning() {
     if (items.length === 0) return;
     // Beside the health, wherever one is on the page: the one that runs longest.
     const first = known.get(items[0][0]);
-    setText(byId("running-now"), `▸ ${[NAMES[first.kind] ?? first.kind, first.phase || first.state, first.progress.total > 0 ? `${percent(first.progress)} %` : ""].filter(Boolean).join(", ")}${items.length > 1 ? `; ${count(items.length - 1)} more` : ""}`);
+    const words = [
+        NAMES[first.kind] ?? first.kind,
+        first.phase || first.state,
+        first.progress.total > 0 && `${percent(first.progress)} %`,
+        items.length > 1 && `${count(items.length - 1)} more`,
+    ];
+    setText(byId("running-now"), `▸ ${words.filter(Boolean).join(", ")}`);
 }
 
 function runningItem(job) {
-    const cancel = h("button", { type: "button", "data-focus": `cancel ${job.id}`, "aria-label": `Cancel ${title(job)}` }, "Cancel");
-    cancel.addEventListener("click", () => act(cancel, `Cancel ${title(job)}`, async () => {
-        update(await ask("POST", `/jobs/${encodeURIComponent(job.id)}/cancel`));
-    }));
-    return h("li", { class: "job", "data-job": job.id },
-        h("p", {}, badge(STATES[job.state], job.state), " ", h("strong", {}, given(title(job))), job.resumed ? " (taken up after a restart)" : "",
-            job.requested_by && job.requested_by !== "anonymous" ? h("span", { class: "quiet" }, " asked by ", given(job.requested_by)) : ""),
+    const cancel = h(
+        "button",
+        { type: "button", "data-focus": `cancel ${job.id}`, "aria-label": `Cancel ${title(job)}` },
+        "Cancel",
+    );
+    cancel.addEventListener("click", () =>
+        act(cancel, `Cancel ${title(job)}`, async () => {
+            update(await ask("POST", `/jobs/${encodeURIComponent(job.id)}/cancel`));
+        }),
+    );
+    return h(
+        "li",
+        { class: "job", "data-job": job.id },
+        h(
+            "p",
+            {},
+            badge(STATES[job.state], job.state),
+            " ",
+            h("strong", {}, given(title(job))),
+            job.resumed ? " (taken up after a restart)" : "",
+            job.requested_by && job.requested_by !== "anonymous"
+                ? h("span", { class: "quiet" }, " asked by ", given(job.requested_by))
+                : "",
+        ),
         h("progress", { max: 1, "aria-label": `Progress of ${title(job)}` }),
-        h("p", { class: "progress-text" }), job.cancellable ? cancel : null);
+        h("p", { class: "progress-text" }),
+        job.cancellable ? cancel : null,
+    );
 }
 
 export function showProgress(item, job) {
@@ -271,12 +366,15 @@ export function showProgress(item, job) {
 
 function finishedRow(job) {
     const [from, to] = [job.started_at ?? job.created_at, job.finished_at].map((moment) => new Date(moment).valueOf());
-    return h("tr", { "data-job": job.id },
+    return h(
+        "tr",
+        { "data-job": job.id },
         rowHead("Job", given(title(job))),
         cell("State", badge(STATES[job.state] ?? "none", job.state)),
         cell("Ended", job.finished_at ? time(job.finished_at) : "—"),
         cell("Took", job.finished_at ? duration(Math.max(0, to - from)) : "—", { class: "number" }),
-        cell("Outcome", h("div", { class: "outcome" }, outcome(job))));
+        cell("Outcome", h("div", { class: "outcome" }, outcome(job))),
+    );
 }
 
 function outcome(job) {
@@ -284,12 +382,28 @@ function outcome(job) {
     const lines = [];
     if (summary(job)) lines.push(h("p", {}, given(summary(job))));
     if (problem) {
-        lines.push(h("p", {}, h("strong", {}, problem.title), " ", given(problem.detail),
-            h("span", { class: "quiet" }, " Job ", h("code", {}, job.id))));
+        lines.push(
+            h(
+                "p",
+                {},
+                h("strong", {}, `${problem.title}.`),
+                " ",
+                given(problem.detail),
+                h("span", { class: "quiet" }, " Job ", h("code", {}, job.id)),
+            ),
+        );
     }
     const found = result?.problems ?? [];
-    if (found.length > 0) lines.push(folded(found.map((each) => h("li", {}, given(each))), quantity(found.length, "findings"), "findings"));
-    if (job.kind === "restore" && result) lines.push(folded(restoredTable(result), quantity(result.collections.length, "collections"), "restored"));
+    if (found.length > 0)
+        lines.push(
+            folded(
+                found.map((each) => h("li", {}, given(each))),
+                quantity(found.length, "findings"),
+                "findings",
+            ),
+        );
+    if (job.kind === "restore" && result)
+        lines.push(folded(restoredTable(result), quantity(result.collections.length, "collections"), "restored"));
     return lines;
 }
 
@@ -298,13 +412,15 @@ function folded(items, words, name) {
     return items.length <= SHOWN_LINES ? list : h("details", {}, h("summary", {}, words), list);
 }
 
-byId("more-jobs").addEventListener("click", ({ currentTarget }) => act(currentTarget, "Show older jobs", async () => {
-    shown += MORE_SHOWN;
-    const loaded = [...known.values()].filter(isOver).length;
-    if (loaded >= shown || olderCursor === null) return render();
-    const page = await ask("GET", `/jobs?limit=${pageLimit}&cursor=${encodeURIComponent(olderCursor)}`);
-    olderCursor = page.next_cursor;
-    // They ended before: nothing follows from that.
-    for (const job of page.jobs) if (!known.has(job.id)) known.set(job.id, job);
-    render();
-}));
+byId("more-jobs").addEventListener("click", ({ currentTarget }) =>
+    act(currentTarget, "Show older jobs", async () => {
+        shown += MORE_SHOWN;
+        const loaded = [...known.values()].filter(isOver).length;
+        if (loaded >= shown || olderCursor === null) return render();
+        const page = await ask("GET", `/jobs?limit=${pageLimit}&cursor=${encodeURIComponent(olderCursor)}`);
+        olderCursor = page.next_cursor;
+        // They ended before: nothing follows from that.
+        for (const job of page.jobs) if (!known.has(job.id)) known.set(job.id, job);
+        render();
+    }),
+);

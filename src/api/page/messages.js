@@ -9,8 +9,10 @@ const MAX_MESSAGES = 5;
 export function described(error, doing) {
     if (error instanceof Problem) {
         return [
-            h("strong", {}, doing ? `${doing}: ${error.title}` : error.title), " ",
-            h("span", { class: "detail" }, sentence(error.message)), " ",
+            h("strong", {}, `${doing ? `${doing}: ` : ""}${error.title}.`),
+            " ",
+            h("span", { class: "detail" }, sentence(error.message)),
+            " ",
             error.requestId ? h("span", { class: "quiet" }, "Request ", h("code", {}, error.requestId)) : null,
             error.isAboutKeys ? keyButton() : null,
         ];
@@ -40,8 +42,10 @@ export function report(error, doing) {
 // The problem of a job that was followed to its end. In the log it stands under the job's id.
 export function reportJob(doing, { id, state, problem }) {
     add("fail", [
-        h("strong", {}, `${doing}: ${problem?.title ?? state}`), " ",
-        h("span", { class: "detail" }, problem ? sentence(problem.detail) : ""), " ",
+        h("strong", {}, `${doing}: ${problem?.title ?? state}.`),
+        " ",
+        h("span", { class: "detail" }, problem ? sentence(problem.detail) : ""),
+        " ",
         h("span", { class: "quiet" }, "Job ", h("code", {}, id)),
     ]);
 }
@@ -58,7 +62,11 @@ function add(state, content) {
         if (old.dataset.said === said) old.remove();
     }
     const message = h("div", { class: `message ${state}`, role: state === "fail" ? "alert" : "status", "data-said": said });
-    const dismiss = h("button", { type: "button", class: "dismiss", "aria-label": "Dismiss this message", onclick: () => message.remove() }, "×");
+    const dismiss = h(
+        "button",
+        { type: "button", class: "dismiss", "aria-label": "Dismiss this message", onclick: () => message.remove() },
+        "×",
+    );
     message.append(h("p", {}, ...content.filter((part) => part !== null)), dismiss);
     region.prepend(message);
     while (region.children.length > MAX_MESSAGES) region.lastChild.remove();

@@ -13,14 +13,19 @@ import { age, ago } from "./units.js";
 const PAUSE_MS = 4_000;
 // Where a round takes long, the service has more to do: this many times as long it is left alone.
 const REST_FACTOR = 5;
-const FIRST_RETRY_MS = 1_000, LAST_RETRY_MS = 15_000;
+const FIRST_RETRY_MS = 1_000,
+    LAST_RETRY_MS = 15_000;
 // What a key may not see is asked again seldom: keys can be changed while the page is open.
 const DENIED_PAUSE_MS = 60_000;
 // A request that waits longer than this is said to.
 const SLOW_MS = 5_000;
 
 const PARTS = [health, jobs, backups, collections];
-let resume = null, isWanted = false, failures = 0, askingSince = null, wasSilent = false;
+let resume = null,
+    isWanted = false,
+    failures = 0,
+    askingSince = null,
+    wasSilent = false;
 
 async function run() {
     for (;;) {
@@ -50,7 +55,8 @@ function wake() {
 // Asks for every part that is due; the pause until the next round.
 async function round() {
     const began = Date.now();
-    let failed = false, bidMs = 0;
+    let failed = false,
+        bidMs = 0;
     for (const part of PARTS) {
         const isDenied = part.section.isDenied && Date.now() - part.deniedAt < DENIED_PAUSE_MS;
         if (isDenied || !part.isDue()) continue;
@@ -86,7 +92,10 @@ function showConnection() {
     show(byId("lost"), silent || waits);
     if (silent || waits) {
         setText(byId("lost-what"), silent ? "The service does not answer." : "The service is slow to answer.");
-        setText(byId("lost-since"), `No answer since ${age(Date.now() - answeredAt)}. What is shown is from before; it is asked again by itself.`);
+        setText(
+            byId("lost-since"),
+            `No answer since ${age(Date.now() - answeredAt)}. What is shown is from before; it is asked again by itself.`,
+        );
     }
     document.body.classList.toggle("stale", silent);
     setText(byId("freshness"), silent ? "" : `answered ${ago(Date.now() - answeredAt)}`);
@@ -122,7 +131,9 @@ function askForKey() {
 
 setText(byId("instance"), location.host);
 byId("key-form").addEventListener("submit", takeKey);
-byId("key-dialog").addEventListener("close", () => { byId("key-input").value = ""; });
+byId("key-dialog").addEventListener("close", () => {
+    byId("key-input").value = "";
+});
 byId("key-cancel").addEventListener("click", () => byId("key-dialog").close());
 byId("other-key").addEventListener("click", askForKey);
 document.addEventListener("key-wanted", askForKey);

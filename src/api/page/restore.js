@@ -24,41 +24,127 @@ let open = null;
 
 export function openRestore(backup, { state, text }) {
     const opener = document.activeElement;
-    open = { backup, collections: inOrder(backup.collections), preview: null, wasPreviewed: false, turn: 0, opener: opener?.dataset.focus };
+    open = {
+        backup,
+        collections: inOrder(backup.collections),
+        preview: null,
+        wasPreviewed: false,
+        turn: 0,
+        opener: opener?.dataset.focus,
+    };
     byId("restore-title").replaceChildren("Restore ", given(backup.id));
     byId("restore-alert").replaceChildren();
     byId("restore-body").replaceChildren(
-        h("p", {}, badge(state, text), ` Made ${utc(backup.created_at)}.`, state === "fail" ? " It was found damaged: a restore of what is damaged is refused." : ""),
-        choiceForm(backup), previewPart());
+        h(
+            "p",
+            {},
+            badge(state, text),
+            ` Made ${utc(backup.created_at)}.`,
+            state === "fail" ? " It was found damaged: a restore of what is damaged is refused." : "",
+        ),
+        choiceForm(backup),
+        previewPart(),
+    );
     changed();
     showModal(byId("restore-dialog"), open.opener);
 }
 
 byId("restore-close").addEventListener("click", () => byId("restore-dialog").close());
-byId("restore-dialog").addEventListener("close", () => { open = null; });
+byId("restore-dialog").addEventListener("close", () => {
+    open = null;
+});
 
 // ---- the choice
 
 function choiceForm(backup) {
     const isSingle = backup.collections.length === 1;
-    const policies = POLICIES.map(([value, name, what]) => h("label", { class: "choice" },
-        h("input", { type: "radio", name: "on_conflict", value, checked: value === "fail" }), h("span", {}, h("strong", {}, name), " ", h("span", { class: "quiet" }, what))));
-    const winners = [["backup", "the backup's record"], ["live", "the record that is there now"]].map(([value, name]) => h("label", { class: "choice" },
-        h("input", { type: "radio", name: "winner", value, checked: value === "backup" }), h("span", {}, name)));
+    const policies = POLICIES.map(([value, name, what]) =>
+        h(
+            "label",
+            { class: "choice" },
+            h("input", { type: "radio", name: "on_conflict", value, checked: value === "fail" }),
+            h("span", {}, h("strong", {}, name), " ", h("span", { class: "quiet" }, what)),
+        ),
+    );
+    const winners = [
+        ["backup", "the backup's record"],
+        ["live", "the record that is there now"],
+    ].map(([value, name]) =>
+        h(
+            "label",
+            { class: "choice" },
+            h("input", { type: "radio", name: "winner", value, checked: value === "backup" }),
+            h("span", {}, name),
+        ),
+    );
     const preview = h("button", { type: "submit", id: "restore-preview", class: "primary" }, "Preview");
-    const form = h("form", { id: "restore-choice", autocomplete: "off" }, h("fieldset", { class: "whole", id: "restore-choices" },
-        h("legend", { class: "visually-hidden" }, "What to restore, and how"),
-        h("fieldset", {}, h("legend", {}, "Collections"), isSingle ? null : h("p", { class: "buttons start" },
-            h("button", { type: "button", onclick: () => checkAll(true) }, "All"), " ", h("button", { type: "button", onclick: () => checkAll(false) }, "None"), " ",
-            h("label", {}, "Filter ", h("input", { type: "search", id: "restore-filter", oninput: filter }))),
-        h("div", { class: "picks", id: "restore-picks" }, open.collections.map((each, place) => h("label", { class: "choice" },
-            h("input", { type: "checkbox", name: "collection", value: String(place), checked: isSingle }),
-            h("span", {}, given(each.name), " ", h("span", { class: "quiet" }, path(each.tenant, each.database), `, ${quantity(each.records, "records")}`)))))),
-        h("fieldset", {}, h("legend", {}, "Where a collection of that name exists"), policies,
-            h("fieldset", { id: "restore-winner" }, h("legend", {}, "Where both have a record of the same id, the one that stays is"), winners)),
-        h("p", { id: "restore-name-part" }, h("label", { for: "restore-name" }, "New name ", h("span", { class: "quiet" }, "(optional)")),
-            h("input", { id: "restore-name", maxlength: "512", spellcheck: "false" })),
-        h("p", { class: "buttons start" }, preview)));
+    const form = h(
+        "form",
+        { id: "restore-choice", autocomplete: "off" },
+        h(
+            "fieldset",
+            { class: "whole", id: "restore-choices" },
+            h("legend", { class: "visually-hidden" }, "What to restore, and how"),
+            h(
+                "fieldset",
+                {},
+                h("legend", {}, "Collections"),
+                isSingle
+                    ? null
+                    : h(
+                          "p",
+                          { class: "buttons start" },
+                          h("button", { type: "button", onclick: () => checkAll(true) }, "All"),
+                          " ",
+                          h("button", { type: "button", onclick: () => checkAll(false) }, "None"),
+                          " ",
+                          h("label", {}, "Filter ", h("input", { type: "search", id: "restore-filter", oninput: filter })),
+                      ),
+                h(
+                    "div",
+                    { class: "picks", id: "restore-picks" },
+                    open.collections.map((each, place) =>
+                        h(
+                            "label",
+                            { class: "choice" },
+                            h("input", { type: "checkbox", name: "collection", value: String(place), checked: isSingle }),
+                            h(
+                                "span",
+                                {},
+                                given(each.name),
+                                " ",
+                                h(
+                                    "span",
+                                    { class: "quiet" },
+                                    path(each.tenant, each.database),
+                                    `, ${quantity(each.records, "records")}`,
+                                ),
+                            ),
+                        ),
+                    ),
+                ),
+            ),
+            h(
+                "fieldset",
+                {},
+                h("legend", {}, "Where a collection of that name exists"),
+                policies,
+                h(
+                    "fieldset",
+                    { id: "restore-winner" },
+                    h("legend", {}, "Where both have a record of the same id, the one that stays is"),
+                    winners,
+                ),
+            ),
+            h(
+                "p",
+                { id: "restore-name-part" },
+                h("label", { for: "restore-name" }, "New name ", h("span", { class: "quiet" }, "(optional)")),
+                h("input", { id: "restore-name", maxlength: "512", spellcheck: "false" }),
+            ),
+            h("p", { class: "buttons start" }, preview),
+        ),
+    );
     // The filter chooses nothing.
     form.addEventListener("input", ({ target }) => target.id === "restore-filter" || changed());
     form.addEventListener("submit", (event) => {
@@ -91,7 +177,8 @@ function chosen(name) {
 // The request that the choice stands for.
 function request() {
     const collections = picked().map(({ tenant, database, name }) => ({ tenant, database, name }));
-    const newName = byId("restore-name").value.trim(), policy = chosen("on_conflict");
+    const newName = byId("restore-name").value.trim(),
+        policy = chosen("on_conflict");
     if (collections.length === 1 && newName) collections[0].to = { name: newName };
     const body = { backup: open.backup.id, collections, on_conflict: policy };
     if (policy === "merge") body.merge_winner = chosen("winner");
@@ -109,7 +196,13 @@ function changed() {
     setDisabled(byId("restore-preview"), selected === 0);
     byId("restore-alert").replaceChildren();
     byId("restore-plan").replaceChildren();
-    say(selected === 0 ? "Choose what to restore." : open.wasPreviewed ? "The choice has changed: preview it again." : "First comes a preview; nothing is changed by it.");
+    say(
+        selected === 0
+            ? "Choose what to restore."
+            : open.wasPreviewed
+              ? "The choice has changed: preview it again."
+              : "First comes a preview; nothing is changed by it.",
+    );
     show(byId("restore-confirmation"), false);
     judge();
 }
@@ -119,14 +212,24 @@ function changed() {
 function previewPart() {
     const typed = h("input", { id: "restore-typed", autocomplete: "off", spellcheck: "false", oninput: judge });
     const confirm = h("button", { type: "submit", id: "restore-confirm", class: "danger" }, "Restore");
-    const form = h("form", { id: "restore-confirmation", autocomplete: "off" },
+    const form = h(
+        "form",
+        { id: "restore-confirmation", autocomplete: "off" },
         h("p", { id: "restore-typed-part" }, h("label", { for: "restore-typed", id: "restore-typed-label" }), typed),
-        h("p", { class: "buttons start" }, confirm));
+        h("p", { class: "buttons start" }, confirm),
+    );
     form.addEventListener("submit", (event) => {
         event.preventDefault();
         if (!confirm.disabled) start(confirm);
     });
-    return h("div", {}, h("p", { id: "restore-says", role: "status" }), h("div", { id: "restore-plan" }), form, h("div", { id: "restore-progress" }));
+    return h(
+        "div",
+        {},
+        h("p", { id: "restore-says", role: "status" }),
+        h("div", { id: "restore-plan" }),
+        form,
+        h("div", { id: "restore-progress" }),
+    );
 }
 
 function say(text) {
@@ -155,7 +258,9 @@ async function runPreview() {
 
 function refused(error, doing) {
     say(`${doing}: refused. Nothing was changed.`);
-    byId("restore-alert").replaceChildren(h("div", { class: "message fail" }, h("p", {}, ...described(error, doing).filter((part) => part !== null))));
+    byId("restore-alert").replaceChildren(
+        h("div", { class: "message fail" }, h("p", {}, ...described(error, doing).filter((part) => part !== null))),
+    );
     byId("restore-alert").scrollIntoView({ block: "nearest" });
 }
 
@@ -163,19 +268,49 @@ function showPlan(plan) {
     const lacks = plan.needed_bytes > plan.available_bytes;
     say(`Preview of ${clock(now())}: nothing was changed yet.`);
     byId("restore-plan").replaceChildren(
-        h("div", { class: "scroll tall", tabindex: "0", role: "region", "aria-label": "Preview" }, h("table", { class: "cards" },
-            h("caption", {}, "What the restore would do, in records"),
-            headRow("Collection", "Becomes", "Action", ["Insert"], ["Update"], ["Unchanged"], ["Delete"], ["Left alone"]),
-            h("tbody", {}, plan.collections.map((each) => h("tr", { "data-name": each.name },
-                rowHead("Collection", given(each.name)), cell("Becomes", path(each.to.tenant, each.to.database, each.to.name), { class: "name" }),
-                cell("Action", each.action), number("Insert", each.insert), number("Update", each.update), number("Unchanged", each.unchanged),
-                number("Delete", each.delete), number("Left alone", each.skip)))))),
-        h("p", {}, badge(lacks ? "fail" : "pass", lacks ? "not enough room" : "room"), ` It takes up to ${bytes(plan.needed_bytes)} of disk; ${bytes(plan.available_bytes)} are available.`));
+        h(
+            "div",
+            { class: "scroll tall", tabindex: "0", role: "region", "aria-label": "Preview" },
+            h(
+                "table",
+                { class: "cards" },
+                h("caption", {}, "What the restore would do, in records"),
+                headRow("Collection", "Becomes", "Action", ["Insert"], ["Update"], ["Unchanged"], ["Delete"], ["Left alone"]),
+                h(
+                    "tbody",
+                    {},
+                    plan.collections.map((each) =>
+                        h(
+                            "tr",
+                            { "data-name": each.name },
+                            rowHead("Collection", given(each.name)),
+                            cell("Becomes", path(each.to.tenant, each.to.database, each.to.name), { class: "name" }),
+                            cell("Action", each.action),
+                            number("Insert", each.insert),
+                            number("Update", each.update),
+                            number("Unchanged", each.unchanged),
+                            number("Delete", each.delete),
+                            number("Left alone", each.skip),
+                        ),
+                    ),
+                ),
+            ),
+        ),
+        h(
+            "p",
+            {},
+            badge(lacks ? "fail" : "pass", lacks ? "not enough room" : "room"),
+            ` It takes up to ${bytes(plan.needed_bytes)} of disk; ${bytes(plan.available_bytes)} are available.`,
+        ),
+    );
     const word = wordToType();
     show(byId("restore-confirmation"), true);
     show(byId("restore-typed-part"), word !== null);
     byId("restore-typed").value = "";
-    byId("restore-typed-label").replaceChildren("This changes what is there. To confirm, type ", h("code", {}, given(word ?? "")));
+    byId("restore-typed-label").replaceChildren(
+        "This changes what is there. To confirm, type ",
+        h("code", {}, given(word ?? "")),
+    );
     byId("restore-confirm").textContent = `Restore ${quantity(plan.collections.length, "collections")}`;
     byId("restore-confirmation").scrollIntoView({ block: "nearest" });
 }
@@ -207,11 +342,16 @@ async function start(confirm) {
     try {
         // The same key while the preview stands: if an answer is lost, sending it again does nothing twice.
         const job = await ask("POST", "/restore", { body: preview.body, idempotencyKey: preview.key });
-        const watch = (now) => { if (open?.turn === turn) showJob(now); };
+        const watch = (now) => {
+            if (open?.turn === turn) showJob(now);
+        };
         if (open?.turn === turn) {
             show(byId("restore-choice"), false);
             show(byId("restore-confirmation"), false);
-            byId("restore-progress").replaceChildren(h("progress", { "aria-label": "Progress of the restore", max: 1 }), h("p", { class: "progress-text" }));
+            byId("restore-progress").replaceChildren(
+                h("progress", { "aria-label": "Progress of the restore", max: 1 }),
+                h("p", { class: "progress-text" }),
+            );
             byId("restore-close").focus();
         }
         jobs.begun(job, watch);
@@ -232,17 +372,62 @@ function showJob(job) {
     if (job.state !== "succeeded") {
         say(`The restore has ${job.state}: what was there is unchanged.`);
         const { problem } = job;
-        byId("restore-alert").replaceChildren(h("div", { class: "message fail" }, h("p", {}, h("strong", {}, problem?.title ?? job.state), " ", given(problem?.detail ?? ""))));
+        byId("restore-alert").replaceChildren(
+            h(
+                "div",
+                { class: "message fail" },
+                h("p", {}, h("strong", {}, `${problem?.title ?? job.state}.`), " ", given(problem?.detail ?? "")),
+            ),
+        );
         byId("restore-progress").replaceChildren();
         return;
     }
     say("Restored.");
     byId("restore-plan").replaceChildren();
-    byId("restore-progress").replaceChildren(h("div", { class: "scroll tall", tabindex: "0", role: "region", "aria-label": "Result" }, h("table", { class: "cards", id: "restore-result" },
-        h("caption", {}, `Restored in ${count(job.result.duration_ms)} ms`),
-        headRow("Collection", "Is now", "Action", ["Records"], ["Inserted"], ["Updated"], ["Unchanged"], ["Deleted"], "Digest", "Compared"),
-        h("tbody", {}, job.result.collections.map((each) => h("tr", {},
-            rowHead("Collection", given(each.name)), cell("Is now", given(each.to.name), { class: "name" }), cell("Action", each.action), number("Records", each.records),
-            number("Inserted", each.inserted), number("Updated", each.updated), number("Unchanged", each.unchanged), number("Deleted", each.deleted),
-            cell("Digest", digest(each.digest)), cell("Compared", each.verified ? badge("pass", "equal to the backup") : badge("none", "not compared"))))))));
+    byId("restore-progress").replaceChildren(
+        h(
+            "div",
+            { class: "scroll tall", tabindex: "0", role: "region", "aria-label": "Result" },
+            h(
+                "table",
+                { class: "cards", id: "restore-result" },
+                h("caption", {}, `Restored in ${count(job.result.duration_ms)} ms`),
+                headRow(
+                    "Collection",
+                    "Is now",
+                    "Action",
+                    ["Records"],
+                    ["Inserted"],
+                    ["Updated"],
+                    ["Unchanged"],
+                    ["Deleted"],
+                    "Digest",
+                    "Compared",
+                ),
+                h(
+                    "tbody",
+                    {},
+                    job.result.collections.map((each) =>
+                        h(
+                            "tr",
+                            {},
+                            rowHead("Collection", given(each.name)),
+                            cell("Is now", given(each.to.name), { class: "name" }),
+                            cell("Action", each.action),
+                            number("Records", each.records),
+                            number("Inserted", each.inserted),
+                            number("Updated", each.updated),
+                            number("Unchanged", each.unchanged),
+                            number("Deleted", each.deleted),
+                            cell("Digest", digest(each.digest)),
+                            cell(
+                                "Compared",
+                                each.verified ? badge("pass", "equal to the backup") : badge("none", "not compared"),
+                            ),
+                        ),
+                    ),
+                ),
+            ),
+        ),
+    );
 }

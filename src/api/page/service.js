@@ -38,7 +38,11 @@ export class Problem extends Error {
 // No answer at all, or none in time.
 export class NoAnswer extends Error {
     constructor(method, path, patienceMs) {
-        super(patienceMs ? `${method} ${path}: no answer within ${patienceMs / 1_000} s.` : `${method} ${path}: the service was not reached.`);
+        super(
+            patienceMs
+                ? `${method} ${path}: no answer within ${patienceMs / 1_000} s.`
+                : `${method} ${path}: the service was not reached.`,
+        );
     }
 }
 
@@ -60,7 +64,14 @@ function heard(response) {
 
 function options(method, headers, signal) {
     if (key !== null) headers.authorization = `Bearer ${key}`;
-    return { method, headers, signal, cache: "no-store", redirect: "error", credentials: key === null ? "same-origin" : "omit" };
+    return {
+        method,
+        headers,
+        signal,
+        cache: "no-store",
+        redirect: "error",
+        credentials: key === null ? "same-origin" : "omit",
+    };
 }
 
 // The answer's JSON. A report of failing health is an answer, whatever its status.

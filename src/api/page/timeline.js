@@ -5,10 +5,21 @@ import { byId, h, svg } from "./elements.js";
 import { now } from "./service.js";
 import { ago, bytes, roundBytes, ticks, utc } from "./units.js";
 
-const LEFT = 64, RIGHT = 18, MARKS_Y = 22, BARS_TOP = 58, BARS_BOTTOM = 138, HEIGHT = 164;
-const MARK = 9, GAP = 24, MIN_SPAN_MS = 10 * 60_000, TICK_WIDTH = 76;
+const LEFT = 64,
+    RIGHT = 18,
+    MARKS_Y = 22,
+    MARKS_TO_BARS = 36,
+    BARS = 80,
+    TICKS = 26;
+const MARK = 9,
+    GAP = 24,
+    ROW = 28,
+    MAX_ROWS = 6,
+    MIN_SPAN_MS = 10 * 60_000,
+    TICK_WIDTH = 76;
 // Sizes differ by orders of magnitude: the axis is logarithmic, from here.
-const LEAST_BYTES = 1024, MOST_SIZES = 5;
+const LEAST_BYTES = 1024,
+    MOST_SIZES = 5;
 
 // How a backup was checked, as a state and in words.
 export function verdict({ damagedManifest, verification }) {
@@ -25,40 +36,69 @@ export function draw(place, backups, { spanMs, onChoose }) {
     const width = Math.max(280, Math.floor(place.clientWidth));
     const oldest = shown.length > 0 ? new Date(shown[0].created_at).valueOf() : to;
     const from = spanMs ? to - spanMs : Math.min(oldest, to - MIN_SPAN_MS);
+    // Where it is narrow, marks stand in several rows.
+    const rows = Math.max(1, Math.min(MAX_ROWS, Math.ceil((shown.length * GAP) / (width - LEFT - RIGHT))));
+    const top = MARKS_Y + (rows - 1) * ROW + MARKS_TO_BARS,
+        bottom = top + BARS;
     const x = (at) => LEFT + ((at - from) / Math.max(1, to - from)) * (width - LEFT - RIGHT);
     const most = Math.max(LEAST_BYTES * 2, ...shown.map((backup) => backup.new_bytes ?? 0));
-    const height = (size) => (size <= LEAST_BYTES ? 2 : 2 + (Math.log(size / LEAST_BYTES) / Math.log(most / LEAST_BYTES)) * (BARS_BOTTOM - BARS_TOP - 2));
+    const y = (size) =>
+        bottom - 2 - (size <= LEAST_BYTES ? 0 : (Math.log(size / LEAST_BYTES) / Math.log(most / LEAST_BYTES)) * (BARS - 2));
     const focused = place.contains(document.activeElement) ? document.activeElement.dataset.backup : null;
-    const drawing = svg("svg", { width, height: HEIGHT, viewBox: `0 0 ${width} ${HEIGHT}`, role: "group", "aria-labelledby": "line-title" },
-        axes(from, to, x, width, height, most));
-    const places = spread(shown.map(({ created_at: at }) => x(new Date(at).valueOf())), LEFT + MARK, width - RIGHT);
-    const marks = shown.map((backup, at) => mark(backup, { x: x(new Date(backup.created_at).valueOf()), markX: places[at], height, onChoose }));
-    drawing.append(...marks);
+    const wanted = shown.map(({ created_at: at }) => x(new Date(at).valueOf()));
+    const placed = spread(wanted, LEFT + MARK, width - RIGHT, GAP / rows).map((markX, at) => ({
+        x: wanted[at],
+        y: y(shown[at].new_bytes ?? 0),
+        bottom,
+        markX,
+        markY: MARKS_Y + (at % rows) * ROW,
+    }));
+    const marks = shown.map((backup, at) => mark(backup, placed[at], onChoose));
+    const drawing = svg(
+        "svg",
+        {
+            width,
+            height: bottom + TICKS,
+            viewBox: `0 0 ${width} ${bottom + TICKS}`,
+            role: "group",
+            "aria-labelledby": "line-title",
+        },
+        axes(from, to, { x, y, width, bottom, most }),
+        svg(
+            "g",
+            { "aria-hidden": "true" },
+            shown.map((backup, at) => lead(backup, placed[at], top)),
+        ),
+        marks,
+    );
     rove(marks, focused);
-    place.replaceChildren(shown.length > 0 ? drawing : h("p", { class: "quiet" }, spanMs ? "No backup in this time." : "There is no backup yet."));
+    place.replaceChildren(
+        shown.length > 0 ? drawing : h("p", { class: "quiet" }, spanMs ? "No backup in this time." : "There is no backup yet."),
+    );
     if (!focused) byId("readout").textContent = shown.length > 0 ? `Newest: ${label(shown.at(-1))}` : "";
-    if (focused) marks.find((each) => each.dataset.backup === focused)?.focus();
+    if (focused) marks.find((each) => each.dataset.backup === focused)?.focus({ preventScroll: true });
 }
 
-function axes(from, to, x, width, height, most) {
+function axes(from, to, { x, y, width, bottom, most }) {
     const lines = [];
     const named = Math.max(2, Math.floor((width - LEFT - RIGHT) / TICK_WIDTH));
     for (const { at, text } of ticks(from, to, named)) {
         const half = text.length * 4;
         const textX = Math.min(Math.max(x(at), LEFT + half), width - half - 2);
-        lines.push(svg("line", { class: "grid", x1: x(at), x2: x(at), y1: MARKS_Y - MARK, y2: BARS_BOTTOM + 4 }),
-            svg("text", { class: "tick", x: textX, y: HEIGHT - 6, "text-anchor": "middle" }, text));
+        lines.push(
+            svg("line", { class: "grid", x1: x(at), x2: x(at), y1: MARKS_Y - MARK, y2: bottom + 4 }),
+            svg("text", { class: "tick", x: textX, y: bottom + TICKS - 6, "text-anchor": "middle" }, text),
+        );
     }
     const levels = sizes(most);
-    let above = Infinity;
     for (const size of levels) {
-        const y = BARS_BOTTOM - height(size);
-        lines.push(svg("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y, y2: y }));
-        if (above - y < 16) continue;
-        lines.push(svg("text", { class: "tick", x: LEFT - 8, y: y + 4, "text-anchor": "end" }, roundBytes(size)));
-        above = y;
+        const at = y(size);
+        lines.push(
+            svg("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: at, y2: at }),
+            svg("text", { class: "tick", x: LEFT - 8, y: at + 4, "text-anchor": "end" }, roundBytes(size)),
+        );
     }
-    lines.push(svg("line", { class: "axis", x1: LEFT, x2: width - RIGHT, y1: BARS_BOTTOM, y2: BARS_BOTTOM }));
+    lines.push(svg("line", { class: "axis", x1: LEFT, x2: width - RIGHT, y1: bottom, y2: bottom }));
     return svg("g", { "aria-hidden": "true" }, lines);
 }
 
@@ -72,24 +112,41 @@ function sizes(most) {
 }
 
 // Marks beside each other where their times are too close; a line leads from each to its bar.
-function spread(wanted, least, most) {
-    const gap = Math.min(GAP, (most - least) / Math.max(1, wanted.length - 1));
+function spread(wanted, least, most, closest) {
+    const gap = Math.min(closest, (most - least) / Math.max(1, wanted.length - 1));
     const found = [];
     wanted.forEach((x, at) => found.push(Math.max(x, least, at > 0 ? found[at - 1] + gap : 0)));
-    for (let at = found.length - 1, limit = most; at >= 0; at -= 1, limit = found[at + 1] - gap) found[at] = Math.min(found[at], limit);
+    for (let at = found.length - 1, limit = most; at >= 0; at -= 1, limit = found[at + 1] - gap)
+        found[at] = Math.min(found[at], limit);
     return found;
 }
 
-function mark(backup, { x, markX, height, onChoose }) {
-    const { state } = verdict(backup), top = BARS_BOTTOM - height(backup.new_bytes ?? 0);
-    const group = svg("g", { class: `mark ${state}`, role: "button", tabindex: "-1", "data-backup": backup.id, "aria-label": label(backup) },
+function lead(backup, { x, y, markX, markY }, top) {
+    return svg("path", {
+        class: `lead ${verdict(backup).state}`,
+        d: `M${markX} ${markY + MARK} L${markX} ${top - MARKS_TO_BARS + MARK + 1} L${x} ${top - 4} L${x} ${y}`,
+    });
+}
+
+function mark(backup, { x, y, bottom, markX, markY }, onChoose) {
+    const { state } = verdict(backup);
+    const group = svg(
+        "g",
+        { class: `mark ${state}`, role: "button", tabindex: "-1", "data-backup": backup.id, "aria-label": label(backup) },
         svg("title", {}, label(backup)),
-        svg("path", { class: "lead", d: `M${markX} ${MARKS_Y + MARK} L${x} ${BARS_TOP - 4} L${x} ${top}` }),
-        svg("rect", { class: "bar", x: x - 2.5, y: top, width: 5, height: BARS_BOTTOM - top }),
-        svg("g", { transform: `translate(${markX} ${MARKS_Y})` },
-            svg("circle", { class: "halo", r: MARK + 4 }), shape(backup), sign(state),
-            backup.pinned ? svg("path", { class: "pin", d: `M0 ${-MARK - 3} l-5 -7 h10 z` }) : null));
-    const read = () => { byId("readout").textContent = label(backup); };
+        svg("rect", { class: "bar", x: x - 2.5, y, width: 5, height: bottom - y }),
+        svg(
+            "g",
+            { transform: `translate(${markX} ${markY})` },
+            svg("circle", { class: "halo", r: MARK + 4 }),
+            shape(backup),
+            sign(state),
+            backup.pinned ? svg("path", { class: "pin", d: `M0 ${-MARK - 3} l-5 -7 h10 z` }) : null,
+        ),
+    );
+    const read = () => {
+        byId("readout").textContent = label(backup);
+    };
     group.addEventListener("focus", read);
     group.addEventListener("pointerenter", read);
     group.addEventListener("click", () => onChoose(backup.id));
@@ -109,39 +166,66 @@ function shape({ kind }) {
 }
 
 function sign(state) {
-    const paths = { pass: "M-4 0 l3 3.5 l5.5 -7", drill: "M-6 0 l2.5 3 l4.5 -6 M-0.5 2.5 l1 1 l5 -6.5", fail: "M-3.5 -3.5 l7 7 M3.5 -3.5 l-7 7" };
+    const paths = {
+        pass: "M-4 0 l3 3.5 l5.5 -7",
+        drill: "M-6 0 l2.5 3 l4.5 -6 M-0.5 2.5 l1 1 l5 -6.5",
+        fail: "M-3.5 -3.5 l7 7 M3.5 -3.5 l-7 7",
+    };
     return paths[state] ? svg("path", { class: "sign", d: paths[state] }) : null;
 }
 
 // What a mark says, in words.
 export function label(backup) {
     const at = new Date(backup.created_at).valueOf();
-    return [backup.id, backup.kind ?? "kind not known", `${utc(at)}, ${ago(now() - at)}`,
-        backup.new_bytes === undefined ? null : `${bytes(backup.new_bytes)} written`, verdict(backup).text, backup.pinned ? "pinned" : null].filter(Boolean).join(", ");
+    return [
+        backup.id,
+        backup.kind ?? "kind not known",
+        `${utc(at)}, ${ago(now() - at)}`,
+        backup.new_bytes === undefined ? null : `${bytes(backup.new_bytes)} written`,
+        verdict(backup).text,
+        backup.pinned ? "pinned" : null,
+    ]
+        .filter(Boolean)
+        .join(", ");
 }
 
 // One stop of the Tab key for all marks, the newest at first; arrows go from one to the next.
 function rove(marks, focused) {
     const start = marks.find((each) => each.dataset.backup === focused) ?? marks.at(-1);
     start?.setAttribute("tabindex", "0");
-    marks.forEach((each, at) => each.addEventListener("keydown", ({ key }) => {
-        const next = { ArrowLeft: marks[at - 1], ArrowRight: marks[at + 1], Home: marks[0], End: marks.at(-1) }[key];
-        if (!next) return;
-        each.setAttribute("tabindex", "-1");
-        next.setAttribute("tabindex", "0");
-        next.focus();
-    }));
+    marks.forEach((each, at) =>
+        each.addEventListener("keydown", ({ key }) => {
+            const next = { ArrowLeft: marks[at - 1], ArrowRight: marks[at + 1], Home: marks[0], End: marks.at(-1) }[key];
+            if (!next) return;
+            each.setAttribute("tabindex", "-1");
+            next.setAttribute("tabindex", "0");
+            next.focus();
+        }),
+    );
 }
 
 // What shapes and signs mean.
 export function legend() {
-    const entry = (className, content, text) => h("span", { class: "entry" },
-        svg("svg", { class: `key ${className}`, width: 22, height: 24, viewBox: "-11 -12 22 24", "aria-hidden": "true" }, content), text);
+    const entry = (className, content, text) =>
+        h(
+            "span",
+            { class: "entry" },
+            svg(
+                "svg",
+                { class: `key ${className}`, width: 22, height: 24, viewBox: "-11 -12 22 24", "aria-hidden": "true" },
+                content,
+            ),
+            text,
+        );
     const [full, incremental] = [{ kind: "full" }, { kind: "incremental" }];
     return [
-        entry("mark none", shape(full), "full"), entry("mark none", shape(incremental), "incremental"),
-        entry("mark none", shape(full), "empty: not verified"), entry("mark pass", [shape(full), sign("pass")], "verified"),
-        entry("mark drill", [shape(full), sign("drill")], "drill ok"), entry("mark fail", [shape(full), sign("fail")], "damaged"),
-        entry("mark none", svg("path", { class: "pin", d: "M0 4 l-5 -7 h10 z" }), "pinned"), h("span", { class: "entry" }, "bar: bytes written, logarithmic"),
+        entry("mark none", shape(full), "full"),
+        entry("mark none", shape(incremental), "incremental"),
+        entry("mark none", shape(full), "empty: not verified"),
+        entry("mark pass", [shape(full), sign("pass")], "verified"),
+        entry("mark drill", [shape(full), sign("drill")], "drill ok"),
+        entry("mark fail", [shape(full), sign("fail")], "damaged"),
+        entry("mark none", svg("path", { class: "pin", d: "M0 4 l-5 -7 h10 z" }), "pinned"),
+        h("span", { class: "entry" }, "bar: bytes written, logarithmic"),
     ];
 }

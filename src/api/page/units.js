@@ -2,7 +2,10 @@
 
 const GROUPED = new Intl.NumberFormat("en");
 const SIZES = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
-const SECOND = 1_000, MINUTE = 60 * SECOND, HOUR = 60 * MINUTE, DAY = 24 * HOUR;
+const SECOND = 1_000,
+    MINUTE = 60 * SECOND,
+    HOUR = 60 * MINUTE,
+    DAY = 24 * HOUR;
 
 export function count(number) {
     return GROUPED.format(number);
@@ -60,7 +63,12 @@ export function clock(moment) {
 
 // The moments that a time axis names, with their text: the finest step that leaves at most `most` of them.
 export function ticks(from, to, most) {
-    const steps = [1, 2, 5, 10, 15, 30].map((n) => n * MINUTE).concat([1, 2, 3, 6, 12].map((n) => n * HOUR), [DAY, 2 * DAY]);
+    const steps = [1, 2, 5, 10, 15, 30]
+        .map((n) => n * MINUTE)
+        .concat(
+            [1, 2, 3, 6, 12].map((n) => n * HOUR),
+            [DAY, 2 * DAY],
+        );
     const step = steps.find((each) => (to - from) / each <= most);
     if (step) return marks(from, to, step, 0);
     // From the Monday that 1970-01-05 was.
@@ -79,7 +87,8 @@ function marks(from, to, step, origin) {
 }
 
 function months(from, to, most) {
-    const first = new Date(from), span = (to - from) / (30.4 * DAY);
+    const first = new Date(from),
+        span = (to - from) / (30.4 * DAY);
     const step = [1, 3, 6, 12, 24, 60].find((each) => span / each <= most) ?? 120;
     const found = [];
     for (let month = 0; ; month += step) {
