@@ -446,6 +446,7 @@ impl App {
     /// # Errors
     /// `StorageFault` when the last sync failed.
     pub async fn close(&self, grace: Duration) -> Result<()> {
+        self.start_draining();
         tokio::join!(
             self.inner.jobs.drain(grace),
             self.inner.deep_checks.closed(grace)

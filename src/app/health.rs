@@ -143,6 +143,10 @@ impl App {
             .and_then(|repository| repository.backups_seen());
         match seen {
             Ok(seen) => self.monitor().note_backups(seen),
+            // What it asks with goes away then.
+            Err(error) if self.is_draining() => {
+                tracing::debug!(?error, "the backups were not looked at again");
+            }
             Err(error) => {
                 tracing::warn!(
                     ?error,

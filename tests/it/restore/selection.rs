@@ -396,12 +396,11 @@ async fn impossible_selections_are_refused_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_does_not_keep_a_long_list_of_ids() {
     let service = Service::start().await;
-    service.create("words").await.add(&numbered("r", 5)).await;
+    let records = numbered("r", 5);
+    service.create("words").await.add(&records).await;
     service.backup(json!({})).await;
-    let ids: Vec<String> = (0..5_000)
-        .map(|number| format!("nobody-{number}"))
-        .collect();
-    let ids: Vec<String> = ids.into_iter().chain(["r3".to_owned()]).collect();
+    let nobody = (0..5_000).map(|number| format!("nobody-{number}"));
+    let ids: Vec<String> = nobody.chain([records[3].id.clone()]).collect();
     let body = json!({"backup": "latest", "collections": [{"name": "words"}], "on_conflict": "rename", "ids": ids});
     let job = service.post("/restore?wait=true", body).await.ok(200);
     assert_eq!(job["request"]["ids"]["count"], 5_001, "{}", job["request"]);
