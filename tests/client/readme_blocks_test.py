@@ -57,6 +57,13 @@ def test_one_identifier_stands_for_one():
     assert compared("json", json.dumps({"source": DIGEST, "target": DIGEST}), json.dumps({"source": "b" * 64, "target": "c" * 64}), bindings)
 
 
+def test_backups_of_two_services_may_have_one_name():
+    bindings = Bindings()
+    assert not compared("json", json.dumps({"a": BACKUP}), json.dumps({"a": OTHER}), bindings)
+    assert not compared("json", json.dumps({"b": OTHER}), json.dumps({"b": OTHER}), bindings)
+    assert compared("json", json.dumps({"a": DIGEST, "b": "b" * 64}), json.dumps({"a": DIGEST, "b": DIGEST}), bindings)
+
+
 def test_an_update_keeps_what_is_left_out():
     shown = json.dumps({"id": BACKUP, "records": 1, "…": "…"})
     printed = json.dumps({"id": OTHER, "records": 2, "more": 3})
