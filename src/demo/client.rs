@@ -162,6 +162,11 @@ impl Client {
                 Error::internal(format!("the check of {name} looked at nothing: {report}"))
             })
     }
+
+    /// A collection's digest, recomputed by the integrity check.
+    pub(super) async fn digest(&self, name: &str) -> Result<String> {
+        text(&self.integrity(name).await?, "/recomputed_digest")
+    }
 }
 
 /// A text in an answer.

@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::collection::{Collection, CollectionInfo};
 use super::format::{self, StoredRecord};
 use super::staging::Exclusive;
-use super::store::{Tree, prefix_end};
+use super::store::{Scan, Tree, prefix_end};
 use super::{Engine, Inner};
 use crate::error::{Error, Kind, Result};
 use crate::model::collection::Lifecycle;
@@ -214,7 +214,7 @@ impl Cut {
             };
             // Deletions are read there as well; more than the bound need not be counted.
             let most = max_changes.saturating_sub(pending + written);
-            let deleted = if most == 0 || max_changes == usize::MAX {
+            let deleted = if max_changes == usize::MAX {
                 0
             } else {
                 inner.count_tombstones_after(&collection, since_then, most + 1)?
@@ -347,13 +347,16 @@ impl Inner {
         since: u64,
         most: usize,
     ) -> Result<usize> {
-        let start = format::tombstone_key(collection.id, since.saturating_add(1), 0);
-        let end = prefix_end(collection.id.as_bytes());
-        let entries = self.store.scan(Tree::Tombstones, start, end, true);
-        entries
+        self.tombstone_entries_after(collection, since)
             .take(most)
             .try_fold(0, |count, entry| entry.map(|_| count + 1))
             .map_err(Error::from)
+    }
+
+    fn tombstone_entries_after(&self, collection: &Collection, since: u64) -> Scan<'_> {
+        let start = format::tombstone_key(collection.id, since.saturating_add(1), 0);
+        let end = prefix_end(collection.id.as_bytes());
+        self.store.scan(Tree::Tombstones, start, end, true)
     }
 
     /// Deletions after a sequence, in sequence order.
@@ -364,10 +367,7 @@ impl Inner {
                 "deletions after {since} are needed, but only those after {floor} are kept"
             )));
         }
-        let start = format::tombstone_key(collection.id, since.saturating_add(1), 0);
-        let end = prefix_end(collection.id.as_bytes());
-        self.store
-            .scan(Tree::Tombstones, start, end, true)
+        self.tombstone_entries_after(collection, since)
             .map(|entry| {
                 let (key, value) = entry?;
                 let rest = format::after_collection(&key)?;

@@ -60,8 +60,8 @@ impl Collection {
             // It is only counted here; a backup that needs it says so.
             if let Err(DamagedEntry { key: None, error }) = entry {
                 store.poison(error.message());
-                let damage = state.damage.get_or_insert_default();
-                *damage = error.message().to_owned();
+                let damage = || error.message().to_owned();
+                state.damage.get_or_insert_with(damage);
             }
         }
         Ok(())

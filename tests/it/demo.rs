@@ -19,16 +19,9 @@ fn arguments(directory: &Path) -> DemoArguments {
     }
 }
 
-async fn demo_with(
-    arguments: &DemoArguments,
-    mut after: impl FnMut(Step, &Path),
-) -> (bool, String) {
+async fn demo_with(arguments: &DemoArguments, after: impl FnMut(Step, &Path)) -> (bool, String) {
     let mut out = Vec::new();
-    let outcome = run_with(arguments, &mut out, |step, directory| {
-        after(step, directory);
-        Ok(())
-    })
-    .await;
+    let outcome = run_with(arguments, &mut out, after).await;
     (outcome.is_ok(), String::from_utf8(out).unwrap())
 }
 

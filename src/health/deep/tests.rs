@@ -95,14 +95,15 @@ async fn a_run_on_older_data_is_not_shared_and_the_one_after_it_is() {
             )
         })
         .collect();
-    while checks.inner.state.lock().entries[&DeepCheck::Storage]
-        .next
-        .is_none()
-    {
+    // The entry has one end of the outcome, and each who asked another.
+    let asked = || {
+        let state = checks.inner.state.lock();
+        let next = state.entries[&DeepCheck::Storage].next.as_ref();
+        next.map_or(0, |(run, _)| run.outcome.receiver_count() - 1)
+    };
+    while asked() < 3 {
         tokio::task::yield_now().await;
     }
-    // All three have asked when nothing more can be begun.
-    tokio::time::sleep(Duration::from_millis(100)).await;
     go.send(()).unwrap();
     for joined in joined {
         let found = joined.await.unwrap().unwrap();
