@@ -100,7 +100,7 @@ fn collection_id(text: &str) -> Result<Uuid> {
 }
 
 /// Bounds the ids of a request.
-fn check_ids(app: &App, ids: Option<&[String]>) -> Result<()> {
+pub(super) fn check_ids(app: &App, ids: Option<&[String]>) -> Result<()> {
     let most = app.config().query.max_ids;
     if ids.is_some_and(|ids| ids.len() > most) {
         return Err(Error::new(

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::backups::{CollectionReference, checked, default_database, default_tenant};
+use super::chroma::check_ids;
 use super::error::Problem;
 use super::extract::{Object, OperationBody};
 use super::jobs::{
@@ -19,7 +20,7 @@ use super::openapi::filters::Where;
 use super::openapi::{RESTORE, words};
 use crate::app::App;
 use crate::disk;
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::jobs::JobKind;
 use crate::model::filter::Filter;
 use crate::model::names::CollectionName;
@@ -116,9 +117,7 @@ impl RestoreBody {
                 .map(|Object(collection)| collection.selection())
                 .collect()
         });
-        if let Some(ids) = &self.ids {
-            check_ids(app, ids.len())?;
-        }
+        check_ids(app, self.ids.as_deref())?;
         Ok(RestoreRequest {
             backup: self.backup,
             collections: collections.transpose()?,
@@ -130,17 +129,6 @@ impl RestoreBody {
             },
         })
     }
-}
-
-fn check_ids(app: &App, given: usize) -> Result<()> {
-    let most = app.config().query.max_ids;
-    if given > most {
-        return Err(Error::new(
-            Kind::TooLarge,
-            format!("{given} ids are given, query.max_ids allows {most}"),
-        ));
-    }
-    Ok(())
 }
 
 impl RestoreCollection {
