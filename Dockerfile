@@ -21,10 +21,6 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
 # ---- run ---------------------------------------------------------------------------------------------------
 FROM debian:bookworm-slim
 
-LABEL org.opencontainers.image.title="vectorkeep" \
-      org.opencontainers.image.description="A vector database service that can prove its data is safe" \
-      org.opencontainers.image.licenses="Apache-2.0"
-
 # Root certificates for repositories and environments behind https; copied, because an apt-get in this stage
 # would make the image differ from day to day.
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
@@ -32,9 +28,9 @@ COPY --from=build /out/vectorkeep /usr/local/bin/vectorkeep
 # The demo's bundled records are WordNet glosses; their licence travels with them.
 COPY LICENSE tests/data/LICENSE-wordnet.txt /usr/share/doc/vectorkeep/
 
-# The directory is made before VOLUME: a new named volume takes over its owner, so the service can write
-# without ever running as root.
-RUN install -d -o 10001 -g 10001 -m 0750 /data
+# The directories are made before VOLUME: a new named volume takes over their owner, so the service can write
+# without ever running as root. /backups is for a second volume, which the repository's URL then has to name.
+RUN install -d -o 10001 -g 10001 -m 0750 /data /backups
 
 # Beyond loopback the service starts only with keys (VECTORKEEP__ACCESS__KEYS_FILE, a mounted secret) or, behind
 # something else that keeps strangers out, with VECTORKEEP__ACCESS__ALLOW_OPEN=true: that is for whoever runs the
@@ -57,7 +53,22 @@ STOPSIGNAL SIGTERM
 
 # The binary asks itself: the image needs no curl. The start period covers recovery of a large store, during
 # which the service rightly says that it is not ready.
-HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 \
-    CMD ["vectorkeep", "health"]
+# It gives up by itself after five seconds, and then says why. Readiness, not health: a warning is no reason to call a
+# container unhealthy, nor is a full disk, at which reads go on.
+HEALTHCHECK --interval=30s --timeout=6s --start-period=60s --retries=3 \
+    CMD ["vectorkeep", "health", "--ready"]
 
 ENTRYPOINT ["vectorkeep"]
+
+# What this image is. Last, and not in the stage that builds: another revision of the same sources leaves every
+# layer as it is.
+#   docker build --build-arg REVISION="$(git rev-parse HEAD)" --build-arg CREATED="$(date -u +%Y-%m-%dT%H:%M:%SZ)" .
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+ARG CREATED=1970-01-01T00:00:00Z
+LABEL org.opencontainers.image.title="vectorkeep" \
+      org.opencontainers.image.description="A vector database service that can prove its data is safe" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.revision="$REVISION" \
+      org.opencontainers.image.created="$CREATED"

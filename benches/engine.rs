@@ -48,9 +48,11 @@ fn engine(directory: &std::path::Path) -> (Engine, Uuid) {
             cache_bytes: 64 << 20,
             accept_data_loss: false,
             min_free_bytes: 0,
+            sync_timeout: std::time::Duration::from_secs(60),
         },
         durability: Durability::Always,
         max_tombstones: 100_000,
+        max_write_delay: std::time::Duration::from_millis(500),
     })
     .expect("a fresh directory opens");
     let (configuration, schema) =

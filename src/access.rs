@@ -10,13 +10,11 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use figment::Figment;
-use figment::providers::{Format as _, Toml};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::config::one_line;
 use crate::error::{Error, Result};
+use crate::settings;
 
 /// What a key allows; each role includes those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -277,10 +275,11 @@ fn read_file(file: &Path) -> Result<Vec<KeyConfig>> {
         Error::invalid(format!("access.keys_file {file}: {what}"))
     };
     let text = std::fs::read_to_string(file).map_err(|error| bad(error.to_string()))?;
-    let parsed: Result<KeysFile, _> = Figment::from(Toml::string(&text)).extract();
+    // What stands there is not shown: it may be a secret.
+    let parsed: Result<KeysFile, _> = settings::parse(&text).and_then(settings::read);
     parsed
         .map(|parsed| parsed.keys)
-        .map_err(|error| bad(one_line(&error)))
+        .map_err(|fault| bad(fault.to_string()))
 }
 
 fn parse_hash(text: &str) -> Option<blake3::Hash> {
@@ -368,7 +367,7 @@ mod tests {
     use super::*;
 
     fn sources(text: &str) -> Result<KeySources> {
-        let parsed: KeysFile = Figment::from(Toml::string(text)).extract().unwrap();
+        let parsed: KeysFile = settings::read(settings::parse(text).unwrap()).unwrap();
         Ok(KeySources {
             keys: parsed.keys,
             file: None,

@@ -21,15 +21,18 @@ mod layers;
 mod measure;
 mod metrics;
 mod migrations;
+mod newline;
 mod openapi;
 mod paced;
 mod page;
+mod prefix;
 mod prunings;
 mod restores;
 mod routes;
 mod serve;
 mod tls;
 mod verifications;
+mod wording;
 
 pub use openapi::spec_json;
 pub use routes::router;

@@ -4,6 +4,8 @@ mod gauges;
 mod health;
 mod settings;
 mod spool;
+mod started;
+mod threads;
 mod work;
 
 use std::sync::Arc;
@@ -27,7 +29,7 @@ use crate::meters;
 use crate::operations::compact::{self, CompactionTrigger};
 use crate::operations::delete;
 use crate::operations::migrate::{self, RunningMigrations};
-use crate::repository::{BackendOptions, LockSettings, Repository, RepositoryOptions};
+use crate::repository::{BackendOptions, LockSettings, ReadLimits, Repository, RepositoryOptions};
 
 use gauges::Observed;
 pub use spool::Spooled;
@@ -90,6 +92,7 @@ impl App {
     /// What opening the store finds; `StorageFault` when jobs cannot be read.
     pub fn open(config: Config, runtime: Handle) -> Result<Self> {
         meters::start();
+        config.check_places()?;
         let at = repository_options(&config);
         Repository::check_settings(&at, runtime.clone())?;
         let access = Access::open(config.access.key_sources())?;
@@ -101,6 +104,7 @@ impl App {
                 cache_bytes: storage.cache_bytes,
                 accept_data_loss: storage.accept_data_loss,
                 min_free_bytes: storage.min_free_bytes,
+                sync_timeout: Duration::from_millis(storage.sync_timeout_ms),
             },
             durability: match storage.durability {
                 DurabilityMode::Always => Durability::Always,
@@ -109,9 +113,11 @@ impl App {
                 }
             },
             max_tombstones: storage.max_tombstones,
+            max_write_delay: Duration::from_millis(storage.max_write_delay_ms),
         })?;
         let limits = JobLimits {
             workers: config.jobs.workers,
+            backup_workers: config.jobs.backup_workers,
             max_queued: config.jobs.max_queued,
             kept: config.jobs.kept,
             kept_for: Duration::from_millis(config.jobs.kept_ms),
@@ -301,6 +307,7 @@ impl App {
         let opened = Repository::open(
             &repository_options(&self.inner.config),
             self.holder(),
+            self.known_repository(),
             self.inner.runtime.clone(),
         );
         match opened {
@@ -314,6 +321,17 @@ impl App {
                 Err(error)
             }
         }
+    }
+
+    /// The repository that the newest backup of this store went to.
+    pub(crate) fn known_repository(&self) -> Option<Uuid> {
+        self.engine().last_repository().unwrap_or_else(|error| {
+            tracing::warn!(
+                ?error,
+                "the store does not say which repository it used last"
+            );
+            None
+        })
     }
 
     /// The repository as far as it is open; does not wait.
@@ -383,22 +401,6 @@ impl App {
         .await
     }
 
-    /// As [`App::blocking`], for calls that must not wait behind requests for data.
-    ///
-    /// # Errors
-    /// As there.
-    pub async fn on_thread<T: Send + 'static>(
-        &self,
-        call: impl FnOnce(&Self) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        let app = self.clone();
-        tokio::task::spawn_blocking(move || call(&app))
-            .await
-            .unwrap_or_else(|error| {
-                Err(Error::internal("a request's thread panicked").because(error))
-            })
-    }
-
     /// As [`App::blocking`], for calls that ask the repository. It may be on another machine that hangs: only so
     /// many threads wait for it.
     ///
@@ -409,11 +411,23 @@ impl App {
         call: impl FnOnce(&Self) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let permit = self.repository_permit()?;
-        self.on_thread(move |app| {
-            let _permit = permit;
-            call(app)
-        })
-        .await
+        let answer = self
+            .on_thread(move |app| {
+                let _permit = permit;
+                call(app)
+            })
+            .await;
+        let gone = |error: &Error| {
+            matches!(
+                error.kind(),
+                Kind::RepositoryUnusable | Kind::RemoteUnavailable
+            )
+        };
+        if answer.as_ref().err().is_some_and(gone) {
+            // Health shows it before it would be looked at again.
+            self.backups_changed();
+        }
+        answer
     }
 
     /// A place among those who ask the repository.
@@ -444,7 +458,7 @@ impl App {
     /// Ends jobs, then closes the store: the order in which they use each other.
     ///
     /// # Errors
-    /// `StorageFault` when the last sync failed.
+    /// `StorageFault` when the last sync failed; `Unavailable` when it did not end within `storage.close_timeout_ms`.
     pub async fn close(&self, grace: Duration) -> Result<()> {
         self.start_draining();
         tokio::join!(
@@ -453,7 +467,18 @@ impl App {
         );
         // What still waits for a thread is not begun any more.
         self.inner.threads.close();
-        self.on_thread(|app| app.engine().close()).await
+        let limit = Duration::from_millis(self.inner.config.storage.close_timeout_ms);
+        let closing = self.on_thread(|app| app.engine().close());
+        let closed = tokio::time::timeout(limit, closing).await;
+        closed.unwrap_or_else(|_| {
+            let waiting = self.engine().calls().under_way();
+            Err(Error::new(
+                Kind::Unavailable,
+                format!(
+                    "the store was not closed within storage.close_timeout_ms; calls into it that wait: {waiting:?}"
+                ),
+            ))
+        })
     }
 }
 
@@ -467,10 +492,17 @@ pub fn repository_options(config: &Config) -> RepositoryOptions {
             request_timeout: Duration::from_millis(repository.request_timeout_ms),
             max_retries: repository.max_retries,
             retry_timeout: Duration::from_millis(repository.retry_timeout_ms),
+            max_object_bytes: repository.max_manifest_bytes,
+            max_calls: repository.max_requests,
+        },
+        limits: ReadLimits {
+            memory_bytes: config.jobs.memory_bytes,
+            scratch: spool::directory(&config.storage.data_dir),
         },
         locks: LockSettings {
             stale: Duration::from_millis(repository.lock_stale_ms),
             wait: Duration::from_millis(repository.lock_wait_ms),
         },
+        begin_new: repository.begin_new,
     }
 }

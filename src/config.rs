@@ -3,20 +3,25 @@
 
 mod environments;
 mod health;
+mod layers;
+mod listen;
+mod names;
+mod places;
 mod repository;
 mod server;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use figment::Figment;
-use figment::providers::{Env, Format as _, Toml};
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
+use layers::Layers;
 
 pub use environments::EnvironmentConfig;
 pub use health::HealthConfig;
+pub use listen::ListenAddress;
 pub use repository::RepositoryConfig;
 pub use server::{AccessConfig, ServerConfig, TlsConfig};
 
@@ -62,7 +67,10 @@ pub struct StorageConfig {
     pub cache_bytes: u64,
     pub accept_data_loss: bool,
     pub min_free_bytes: u64,
+    pub sync_timeout_ms: u64,
+    pub close_timeout_ms: u64,
     pub max_tombstones: u64,
+    pub max_write_delay_ms: u64,
 }
 
 /// `storage.durability`
@@ -135,6 +143,7 @@ pub struct MigrationConfig {
 )]
 pub struct JobsConfig {
     pub workers: usize,
+    pub backup_workers: usize,
     pub max_queued: usize,
     pub memory_bytes: u64,
     pub kept: usize,
@@ -197,6 +206,9 @@ pub enum LogFormat {
     Json,
 }
 
+/// Below this a disk that is merely busy would count as one that hangs.
+const MIN_STORAGE_TIMEOUT_MS: u64 = 1_000;
+
 /// As many as tokio's semaphores can count.
 const MAX_COUNT: usize = tokio::sync::Semaphore::MAX_PERMITS;
 
@@ -204,18 +216,24 @@ impl Config {
     /// Loads baseline, file and environment.
     ///
     /// # Errors
-    /// `InvalidArgument`, one line that names the key, when a key is unknown or a value impossible, or the
-    /// file cannot be read.
+    /// `InvalidArgument`, one line that names the key and where it is set, when a key is unknown or a value
+    /// impossible, or the file cannot be read.
     pub fn load(file: Option<&Path>) -> Result<Self> {
-        check_names(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()))?;
-        let mut figment = Figment::from(Toml::string(BASELINE));
+        let variables = || {
+            std::env::vars_os().filter_map(|(name, value)| {
+                Some((name.into_string().ok()?, value.into_string().ok()?))
+            })
+        };
+        names::check(variables().map(|(name, _)| name))?;
+        let mut layers = Layers::baseline()?;
         if let Some(file) = file {
             let text = std::fs::read_to_string(file).map_err(|error| {
                 Error::invalid(format!("configuration file {}: {error}", file.display()))
             })?;
-            figment = figment.merge(Toml::string(&text));
+            layers.add_file(file, &text)?;
         }
-        Self::of(&figment.merge(Env::prefixed("VECTORKEEP__").split("__")))
+        layers.add_variables(variables());
+        Self::of(layers)
     }
 
     /// The built-in baseline alone.
@@ -223,25 +241,34 @@ impl Config {
     /// # Errors
     /// None in a build whose tests pass.
     pub fn baseline() -> Result<Self> {
-        Self::of(&Figment::from(Toml::string(BASELINE)))
+        Self::of(Layers::baseline()?)
     }
 
-    fn of(figment: &Figment) -> Result<Self> {
-        let config: Self = figment
-            .extract()
-            .map_err(|error| Error::invalid(one_line(&error)))?;
+    fn of(layers: Layers) -> Result<Self> {
+        let config: Self = layers.read()?;
         config.check()?;
         Ok(config)
     }
 
-    /// Whether the service may be reachable by others as it is configured.
+    /// Checks the directories that are configured as they lie on this machine: each is its own, and neither is
+    /// somebody else's.
+    ///
+    /// # Errors
+    /// `InvalidArgument`.
+    pub fn check_places(&self) -> Result<()> {
+        places::check(&self.storage.data_dir, &self.repository.url)
+    }
+
+    /// Whether the service may be reachable by others as it is configured; `addresses` are those that
+    /// `server.listen` stands for.
     ///
     /// # Errors
     /// `InvalidArgument` where it listens beyond this machine and anybody could do anything.
-    pub fn check_exposure(&self) -> Result<()> {
-        let listen = self.server.listen;
+    pub fn check_exposure(&self, addresses: &[SocketAddr]) -> Result<()> {
+        let listen = &self.server.listen;
         let has_keys = self.access.key_sources().is_configured();
-        if listen.ip().is_loopback() || has_keys || self.access.allow_open {
+        let is_own = addresses.iter().all(|address| address.ip().is_loopback());
+        if is_own || has_keys || self.access.allow_open {
             return Ok(());
         }
         Err(Error::invalid(format!(
@@ -256,6 +283,7 @@ impl Config {
         self.tls.check()?;
         positive(&[
             ("jobs.workers", self.jobs.workers),
+            ("jobs.backup_workers", self.jobs.backup_workers),
             ("jobs.max_queued", self.jobs.max_queued),
             ("jobs.kept", self.jobs.kept),
             ("jobs.max_event_streams", self.jobs.max_event_streams),
@@ -288,6 +316,7 @@ impl Config {
         ])?;
         countable(&[
             ("jobs.workers", self.jobs.workers),
+            ("jobs.backup_workers", self.jobs.backup_workers),
             ("jobs.max_event_streams", self.jobs.max_event_streams),
             ("migration.max_requests", self.migration.max_requests),
         ])?;
@@ -307,11 +336,29 @@ impl Config {
         self.repository.check(self.jobs.memory_bytes)?;
         if self.storage.cache_bytes < 1_048_576 {
             return Err(Error::invalid(
-                "storage.cache_bytes must be at least 1048576",
+                "storage.cache_bytes must be at least 1048576 bytes",
             ));
+        }
+        for (key, value) in [
+            ("storage.sync_timeout_ms", self.storage.sync_timeout_ms),
+            ("storage.close_timeout_ms", self.storage.close_timeout_ms),
+        ] {
+            if value < MIN_STORAGE_TIMEOUT_MS {
+                return Err(Error::invalid(format!(
+                    "{key} must be at least {MIN_STORAGE_TIMEOUT_MS}"
+                )));
+            }
         }
         if self.query.max_filter_depth > 256 {
             return Err(Error::invalid("query.max_filter_depth must be at most 256"));
+        }
+        crate::telemetry::check_level(&self.log.level)?;
+        if self.health.disk_warn_bytes < self.storage.min_free_bytes {
+            return Err(Error::invalid(format!(
+                "health.disk_warn_bytes ({} bytes) must not be below storage.min_free_bytes ({} bytes): writes would be \
+                 refused before anybody is warned",
+                self.health.disk_warn_bytes, self.storage.min_free_bytes
+            )));
         }
         self.health.check()
     }
@@ -325,34 +372,6 @@ fn countable(settings: &[(&str, usize)]) -> Result<()> {
     }
 }
 
-/// What looks like a setting and is none is not passed over. Other names with this beginning are somebody else's: in
-/// a cluster every process finds VECTORKEEP_PORT, VECTORKEEP_SERVICE_HOST and more.
-fn check_names(names: impl Iterator<Item = String>) -> Result<()> {
-    type Sections = BTreeMap<String, BTreeMap<String, figment::value::Value>>;
-    let baseline = Figment::from(Toml::string(BASELINE));
-    let baseline: Sections = baseline
-        .extract()
-        .map_err(|error| Error::invalid(one_line(&error)))?;
-    let known = |name: &str| {
-        baseline.iter().find_map(|(section, keys)| {
-            let key = name.strip_prefix(section)?.strip_prefix('_')?;
-            keys.contains_key(key).then(|| format!("{section}__{key}"))
-        })
-    };
-    for name in names {
-        let Some(rest) = name.strip_prefix("VECTORKEEP_") else {
-            continue;
-        };
-        if let Some(meant) = known(&rest.to_ascii_lowercase()) {
-            return Err(Error::invalid(format!(
-                "{name} is no setting: it is VECTORKEEP__{}, with two underscores",
-                meant.to_ascii_uppercase()
-            )));
-        }
-    }
-    Ok(())
-}
-
 /// Refuses the first setting that is 0.
 fn positive<N: Default + PartialEq>(settings: &[(&str, N)]) -> Result<()> {
     match settings.iter().find(|(_, value)| *value == N::default()) {
@@ -361,39 +380,14 @@ fn positive<N: Default + PartialEq>(settings: &[(&str, N)]) -> Result<()> {
     }
 }
 
-/// figment's error in one line that begins with the key. What was found there is not shown: it may be a secret, or
-/// stand beside one.
-pub(crate) fn one_line(error: &figment::Error) -> String {
-    use figment::error::Kind;
-    let key = error.path.join(".");
-    let secret = key == "access" || key.starts_with("access.") || key.starts_with("keys");
-    let text = match &error.kind {
-        Kind::InvalidType(_, expected) if secret => format!("it must be {expected}"),
-        Kind::InvalidValue(_, expected) if secret => format!("it must be {expected}"),
-        // A parser shows the line; its first and last words say where and what.
-        Kind::Message(text) => {
-            let mut lines = text.lines().filter(|line| !line.contains('|'));
-            let first = lines.next().unwrap_or_default();
-            match lines.next_back() {
-                Some(last) => format!("{first}: {last}"),
-                None => first.to_owned(),
-            }
-        }
-        other => other.to_string().replace('\n', " "),
-    };
-    if key.is_empty() {
-        format!("configuration: {text}")
-    } else {
-        format!("configuration {key}: {text}")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn with(toml: &str) -> Result<Config> {
-        Config::of(&Figment::from(Toml::string(BASELINE)).merge(Toml::string(toml)))
+        let mut layers = Layers::baseline()?;
+        layers.add_file(Path::new("settings.toml"), toml)?;
+        Config::of(layers)
     }
 
     #[test]
@@ -404,39 +398,29 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_with_one_underscore_is_refused_and_a_clusters_names_are_not() {
-        let check = |name: &str| check_names([name.to_owned()].into_iter());
-        let refused = check("VECTORKEEP_SERVER_MAX_BODY_BYTES").unwrap_err();
-        assert!(
-            refused
-                .message()
-                .contains("VECTORKEEP__SERVER__MAX_BODY_BYTES"),
-            "{refused}"
-        );
-        for name in [
-            "VECTORKEEP_PORT",
-            "VECTORKEEP_SERVICE_HOST",
-            "VECTORKEEP_PORT_8000_TCP_ADDR",
-            "VECTORKEEP_URL",
-            "VECTORKEEP__SERVER__LISTEN",
-            "PATH",
-        ] {
-            check(name).unwrap();
-        }
-    }
-
-    #[test]
     fn wrong_keys_and_values_are_named_in_one_line() {
         for (toml, named) in [
             ("[server]\nlisten_adress = 1", "listen_adress"),
             ("[sever]\nlisten = 1", "sever"),
+            ("[server]\nbase_path = \"vectors/\"", "server.base_path"),
+            ("[log]\nlevel = \"verbose\"", "log.level"),
+            (
+                "[health]\ndisk_warn_bytes = \"50MB\"\ndisk_fail_bytes = 1",
+                "storage.min_free_bytes",
+            ),
             ("[server]\nlisten = \"nowhere\"", "server.listen"),
             (
                 "[storage]\ndurability = \"sometimes\"",
                 "storage.durability",
             ),
             ("[jobs]\nworkers = 0", "jobs.workers"),
+            ("[storage]\nsync_timeout_ms = 10", "storage.sync_timeout_ms"),
+            (
+                "[storage]\nclose_timeout_ms = 0",
+                "storage.close_timeout_ms",
+            ),
             ("[jobs]\nworkers = -1", "jobs.workers"),
+            ("[jobs]\nbackup_workers = 0", "jobs.backup_workers"),
             (
                 "[server]\nmax_concurrent_requests = 9000000000000000000",
                 "server.max_concurrent_requests",
@@ -459,5 +443,66 @@ mod tests {
             assert!(error.message().contains(named), "{error}");
             assert!(!error.message().contains('\n'), "{error}");
         }
+    }
+
+    #[test]
+    fn every_time_and_every_size_takes_a_unit() {
+        let baseline = crate::settings::parse(BASELINE).unwrap();
+        let mut seen = 0;
+        for (section, keys) in baseline.as_object().unwrap() {
+            for (key, value) in keys.as_object().into_iter().flatten() {
+                let number = value.as_u64();
+                let unit = match () {
+                    () if key.ends_with("_ms") => "ms",
+                    () if key.ends_with("_bytes") => "B",
+                    () => continue,
+                };
+                let text = format!("{}{unit}", number.unwrap());
+                with(&format!("[{section}]\n{key} = \"{text}\"")).unwrap();
+                let error = with(&format!("[{section}]\n{key} = \"5 apples\"")).unwrap_err();
+                assert!(
+                    error.message().contains(&format!("{section}.{key}")),
+                    "{error}"
+                );
+                seen += 1;
+            }
+        }
+        assert!(seen > 40, "{seen} times and sizes");
+        let config = with("[jobs]\nkept_ms = \"24h\"\nmemory_bytes = \"1GiB\"").unwrap();
+        assert_eq!(
+            (config.jobs.kept_ms, config.jobs.memory_bytes),
+            (86_400_000, 1 << 30)
+        );
+    }
+
+    #[test]
+    fn a_message_says_where_a_wrong_value_stands() {
+        let mut layers = Layers::baseline().unwrap();
+        layers
+            .add_file(
+                Path::new("/etc/vectorkeep.toml"),
+                "[jobs]\nworkers = -1\nkept = 5",
+            )
+            .unwrap();
+        let error = Config::of(layers).unwrap_err();
+        assert_eq!(
+            error.message(),
+            "configuration jobs.workers (/etc/vectorkeep.toml): it must be usize, not integer `-1`"
+        );
+        let mut layers = Layers::baseline().unwrap();
+        layers
+            .add_file(Path::new("/etc/vectorkeep.toml"), "[jobs]\nkept = 5")
+            .unwrap();
+        layers
+            .add_variables([("VECTORKEEP__JOBS__KEPT".to_owned(), "many".to_owned())].into_iter());
+        let error = Config::of(layers).unwrap_err();
+        assert!(
+            error
+                .message()
+                .contains("jobs.kept (VECTORKEEP__JOBS__KEPT)"),
+            "{error}"
+        );
+        let error = with("[server]\nlisten_adress = 1").unwrap_err();
+        assert!(!error.message().contains("``"), "{error}");
     }
 }

@@ -5,6 +5,7 @@ mod backups;
 mod checks;
 mod client;
 mod migrations;
+mod next;
 mod records;
 mod restores;
 mod service;
@@ -80,7 +81,8 @@ pub async fn run_with(
     match story(arguments, &mut teller, after).await {
         Ok(()) => {
             teller.summary()?;
-            teller.say("\n[OK] Persistent deployment configured successfully!")
+            teller.say("\n[OK] Persistent deployment configured successfully!")?;
+            teller.say(&next::steps(&arguments.data_dir))
         }
         Err(error) => {
             let cause = error

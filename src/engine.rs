@@ -15,7 +15,6 @@ mod compact;
 pub mod damage;
 mod format;
 mod inspect;
-mod kernel;
 mod listings;
 mod load;
 mod maintenance;
@@ -23,32 +22,36 @@ mod markers;
 mod metadata;
 mod meters;
 mod namespaces;
+mod pace;
 mod publish;
 mod search;
 mod staging;
 mod store;
 mod threads;
 mod vectors;
+mod watchdog;
 mod write;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use catalog::{Catalog, CatalogBatch, StoredCatalog};
 use collection::Collection;
-use store::{Batch, Store, Tree};
+use pace::Pace;
+use store::{Batch, Store, Tree, named};
 
 use crate::error::{Error, Kind, Result};
 use crate::meters::record_since;
-use crate::model::collection::Lifecycle;
+use crate::model::collection::{CollectionDescriptor, Lifecycle};
 use crate::model::names::{DEFAULT_DATABASE, DEFAULT_TENANT};
 
-pub use catalog::{Database, Tenant};
+pub use catalog::{Database, Namespaces, Tenant};
 pub use changes::{CatchUp, Cut, CutScope, Final, FinalPart, Layer, Tombstone};
 pub use checkpoints::StoredCheckpoint;
 pub use collection::{CollectionInfo, Projection};
@@ -60,8 +63,11 @@ pub use namespaces::{CollectionUpdate, NewCollection, already_exists};
 pub use publish::{Publication, Published};
 pub use search::{GetRequest, Neighbour, QueryRequest};
 pub use staging::{Exclusive, FoundRecord, StagedRecord, Staging};
-pub use store::OpenOptions;
+pub use store::{Calls, OpenOptions};
 pub use write::{DeleteRequest, RecordPatch, WriteMode, WriteOutcome};
+
+/// Between two looks whether the maintenance thread has ended.
+const END_PAUSE: Duration = Duration::from_millis(5);
 
 /// When a write is acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +87,8 @@ pub struct EngineOptions {
     pub durability: Durability,
     /// Tombstones that a collection may keep when nothing reads them.
     pub max_tombstones: u64,
+    /// Longest that a write waits so that a copy can catch up with writers.
+    pub max_write_delay: Duration,
 }
 
 /// The engine. Cheap to clone; the last clone does not close it, [`Engine::close`] does.
@@ -97,6 +105,8 @@ struct Inner {
     writer: Mutex<Writer>,
     /// Watermarks of running cuts: tombstones above the lowest stay.
     pins: Mutex<Vec<(u64, u64)>>,
+    /// Slows writers while something catches up with them.
+    pace: Pace,
     /// Collections whose records are to be removed, and the bell for the maintenance thread.
     garbage: Mutex<Vec<Garbage>>,
     bell: Condvar,
@@ -104,6 +114,10 @@ struct Inner {
     searches: AtomicUsize,
     closing: AtomicBool,
     maintenance: Mutex<Option<std::thread::JoinHandle<()>>>,
+    /// Dropped with the engine, which ends the watchdog.
+    watchdog: Mutex<Option<watchdog::Running>>,
+    /// How long the oldest call into the store has lasted, as the watchdog saw it last.
+    longest_call_ms: AtomicU64,
 }
 
 /// A collection that no name points to any more.
@@ -130,7 +144,7 @@ impl Engine {
     ///
     /// # Errors
     /// See `Store::open`: in use elsewhere, damaged, behind its watermark, of another format. A damaged
-    /// *record* does not prevent opening: its collection refuses reads and the store refuses writes.
+    /// collection does not prevent opening: it refuses reads and writes, the others do not.
     pub fn open(options: EngineOptions) -> Result<Self> {
         meters::start();
         let store = Store::open(&options.store)?;
@@ -144,12 +158,16 @@ impl Engine {
             options,
             catalog: RwLock::new(catalog),
             pins: Mutex::new(Vec::new()),
+            pace: Pace::default(),
             garbage: Mutex::new(garbage),
             bell: Condvar::new(),
             searches: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
             maintenance: Mutex::new(None),
+            watchdog: Mutex::new(None),
+            longest_call_ms: AtomicU64::new(0),
         });
+        watchdog::start(&inner)?;
         inner.ensure_defaults()?;
         maintenance::start(&inner)?;
         Ok(Self { inner })
@@ -158,13 +176,21 @@ impl Engine {
     /// Stops background work, syncs everything, brings the watermark up. Further writes are refused.
     ///
     /// # Errors
-    /// `StorageFault` when the last sync failed.
+    /// `StorageFault` when the last sync failed; `Unavailable` when a call into the store hangs, which is then not waited
+    /// for.
     pub fn close(&self) -> Result<()> {
         self.inner.closing.store(true, Ordering::Release);
         // The thread looks and falls asleep under this lock: either it has seen it, or it hears the bell.
         drop(self.inner.garbage.lock());
         self.inner.bell.notify_all();
-        if let Some(thread) = self.inner.maintenance.lock().take()
+        let thread = self.inner.maintenance.lock().take();
+        while thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            if self.inner.store.is_hung() {
+                return Err(self.inner.store.stopped());
+            }
+            std::thread::sleep(END_PAUSE);
+        }
+        if let Some(thread) = thread
             && thread.join().is_err()
         {
             tracing::error!("the maintenance thread panicked");
@@ -209,6 +235,45 @@ impl Engine {
         self.inner.store.poison_reason().map(str::to_owned)
     }
 
+    /// Bytes that are kept free on the disk: with less, writes are refused (`storage.min_free_bytes`).
+    pub fn min_free_bytes(&self) -> u64 {
+        self.inner.options.store.min_free_bytes
+    }
+
+    /// Becomes true when a call into the store has not ended within `storage.sync_timeout_ms`: what waits for its thread
+    /// waits for ever.
+    pub fn hung(&self) -> watch::Receiver<bool> {
+        self.inner.store.hung()
+    }
+
+    /// The refusal of what a store that has failed cannot do.
+    pub fn stopped(&self) -> Error {
+        self.inner.store.stopped()
+    }
+
+    /// What is asked of the store at this moment.
+    pub fn calls(&self) -> Arc<Calls> {
+        Arc::clone(self.inner.store.calls())
+    }
+
+    /// How long the oldest call into the store has lasted, to an eighth of `storage.sync_timeout_ms`.
+    pub fn longest_call(&self) -> Duration {
+        Duration::from_millis(self.inner.longest_call_ms.load(Ordering::Relaxed))
+    }
+
+    /// Takes a lock under which others write to the store.
+    ///
+    /// # Errors
+    /// `Unavailable` when its holder hangs there.
+    pub fn lock<'a, T>(&self, mutex: &'a Mutex<T>) -> Result<MutexGuard<'a, T>> {
+        self.inner.store.lock(mutex)
+    }
+
+    /// Why nothing is written to a live collection, if so.
+    pub fn damage_of(&self, collection: Uuid) -> Option<String> {
+        self.inner.live_collection(collection).ok()?.damage()
+    }
+
     /// Keeps a job's record; durable when this returns.
     ///
     /// # Errors
@@ -230,16 +295,26 @@ impl Engine {
         self.inner.commit(batch).map(|_| ())
     }
 
-    /// All jobs' records, by id.
+    /// A job's record; `None` when there is none.
     ///
     /// # Errors
-    /// `StorageFault`.
-    pub fn jobs(&self) -> Result<Vec<Vec<u8>>> {
-        self.inner
-            .store
-            .scan(Tree::Jobs, vec![0], vec![u8::MAX], true)
-            .map(|entry| Ok(entry?.1.to_vec()))
-            .collect()
+    /// `StorageFault` when it is damaged or cannot be read.
+    pub fn job(&self, id: &str) -> Result<Option<Vec<u8>>> {
+        let payload = self.inner.store.get(Tree::Jobs, id.as_bytes())?;
+        Ok(payload.map(|payload| payload.to_vec()))
+    }
+
+    /// Shows all jobs' records, by id; one that is damaged is an error in its place.
+    ///
+    /// # Errors
+    /// `StorageFault` when the store itself cannot be read.
+    pub fn each_job(&self, mut show: impl FnMut(String, Result<Vec<u8>>)) -> Result<()> {
+        for entry in self.inner.store.scan(Tree::Jobs, vec![0], vec![u8::MAX]) {
+            let (key, payload) = named(entry)?;
+            let id = String::from_utf8_lossy(&key).into_owned();
+            show(id, payload.map(|value| value.to_vec()));
+        }
+        Ok(())
     }
 }
 
@@ -247,11 +322,21 @@ impl Engine {
 fn load(store: &Store, stored: StoredCatalog) -> Result<(Catalog, Vec<Garbage>)> {
     let mut catalog = Catalog::default();
     let mut garbage = Vec::new();
-    let checkpoints = checkpoints::read(store)?;
+    let checkpoints = checkpoints::read(store, |key, error| {
+        tracing::error!(
+            checkpoint = key,
+            ?error,
+            "the checkpoint of a migration cannot be read; it is set aside"
+        );
+    })?;
     let owned = |id: Uuid| checkpoints.iter().any(|found| found.staged == Some(id));
-    for descriptor in &stored.descriptors {
+    let whole = stored.descriptors.iter().cloned();
+    let whole = whole.map(|descriptor| (descriptor, None));
+    let undescribed = stored.undescribed()?.into_iter();
+    let undescribed = undescribed.map(|(descriptor, why)| (descriptor, Some(why)));
+    for (descriptor, damage) in whole.chain(undescribed) {
         let goes_on = descriptor.lifecycle == Lifecycle::Staging && owned(descriptor.id);
-        let live = descriptor.lifecycle == Lifecycle::Live && stored.points_to(descriptor);
+        let live = descriptor.lifecycle == Lifecycle::Live && stored.points_to(&descriptor);
         if !live && !goes_on {
             garbage.push(Garbage {
                 id: descriptor.id,
@@ -259,15 +344,15 @@ fn load(store: &Store, stored: StoredCatalog) -> Result<(Catalog, Vec<Garbage>)>
             });
             continue;
         }
-        let head = catalog::read_head(store, descriptor.id)?;
-        let collection = Collection::new(descriptor.clone(), head);
-        collection.load(store)?;
+        let (id, name, public_id) = (descriptor.id, descriptor.name.clone(), descriptor.public_id);
+        let collection = open(store, descriptor, damage)?;
         if live {
-            catalog.names.insert(descriptor.name.clone(), descriptor.id);
+            catalog.names.insert(name, id);
+            if let Some(public_id) = public_id {
+                catalog.public_ids.insert(public_id, id);
+            }
         }
-        catalog
-            .collections
-            .insert(descriptor.id, Arc::new(collection));
+        catalog.collections.insert(id, Arc::new(collection));
     }
     for tenant in stored.tenants {
         catalog.tenants.insert(tenant.name.clone(), tenant);
@@ -277,6 +362,37 @@ fn load(store: &Store, stored: StoredCatalog) -> Result<(Catalog, Vec<Garbage>)>
         catalog.databases.insert(key, database);
     }
     Ok((catalog, garbage))
+}
+
+/// A collection with its records in memory. Damage is noted and logged; it is of this collection alone.
+fn open(
+    store: &Store,
+    descriptor: CollectionDescriptor,
+    damage: Option<String>,
+) -> Result<Collection> {
+    let head = catalog::read_head(store, descriptor.id);
+    let (head, damage) = match head {
+        Ok(head) => (head, damage),
+        Err(error) if store.is_faulted() => return Err(error),
+        Err(error) => (
+            Head::default(),
+            damage.or_else(|| Some(error.message().to_owned())),
+        ),
+    };
+    let collection = Collection::new(descriptor, head);
+    if damage.is_some() {
+        collection.state.write().damage = damage;
+    } else {
+        collection.load(store)?;
+    }
+    if let Some(damage) = collection.damage() {
+        tracing::error!(
+            collection = %collection.info().descriptor.name,
+            damage,
+            "a collection is damaged; it is neither read nor written, the others are served"
+        );
+    }
+    Ok(collection)
 }
 
 /// The default tenant and database, as Chroma's server has them.
@@ -296,16 +412,24 @@ fn defaults() -> (Tenant, Database) {
 
 impl Inner {
     /// Takes the write lock for a write of records.
-    fn lock_for_write(&self) -> MutexGuard<'_, Writer> {
+    fn lock_for_write(&self) -> Result<MutexGuard<'_, Writer>> {
         let started = Instant::now();
-        let writer = self.writer.lock();
+        let writer = self.lock_writer()?;
         record_since(&meters::WRITE_LOCK_WAIT, started);
-        writer
+        Ok(writer)
+    }
+
+    /// Takes the write lock.
+    ///
+    /// # Errors
+    /// `Unavailable` when its holder hangs in a call into the store.
+    fn lock_writer(&self) -> Result<MutexGuard<'_, Writer>> {
+        self.store.lock(&self.writer)
     }
 
     /// Commits a batch that changes nothing in memory.
     fn commit(&self, batch: Batch) -> Result<u64> {
-        let mut writer = self.writer.lock();
+        let mut writer = self.lock_writer()?;
         self.commit_locked(&mut writer, batch)
     }
 
@@ -350,14 +474,16 @@ impl Inner {
         self.store.wait_synced(sequence)
     }
 
+    /// The live collection that clients know by this id. What holds an id for longer than one call asks for its
+    /// content: [`Inner::live_collection`].
+    fn addressed(&self, public_id: Uuid) -> Result<Arc<Collection>> {
+        let found = self.catalog.read().addressed(public_id).cloned();
+        live(public_id, found.ok_or_else(|| missing(public_id))?)
+    }
+
     /// A live collection, for clients: a staged one is not there for them.
     fn live_collection(&self, id: Uuid) -> Result<Arc<Collection>> {
-        let collection = self.live_or_staged(id)?;
-        let lifecycle = collection.state.read().descriptor.lifecycle;
-        match lifecycle {
-            Lifecycle::Live => Ok(collection),
-            Lifecycle::Staging | Lifecycle::Dropped => Err(missing(id)),
-        }
+        live(id, self.live_or_staged(id)?)
     }
 
     /// A live or staged collection.
@@ -368,6 +494,14 @@ impl Inner {
             .get(&id)
             .cloned()
             .ok_or_else(|| missing(id))
+    }
+}
+
+fn live(id: Uuid, collection: Arc<Collection>) -> Result<Arc<Collection>> {
+    let lifecycle = collection.state.read().descriptor.lifecycle;
+    match lifecycle {
+        Lifecycle::Live => Ok(collection),
+        Lifecycle::Staging | Lifecycle::Dropped => Err(missing(id)),
     }
 }
 

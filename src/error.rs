@@ -36,6 +36,8 @@ pub enum Kind {
     Unimplemented,
     /// A stored value, a data directory or a sled file is damaged.
     StorageFault,
+    /// The repository's directory is not there, cannot be read or written, or is another one than it was.
+    RepositoryUnusable,
     /// A backup is damaged or incomplete.
     BackupCorrupt,
     /// Another machine that this one needs cannot be reached, or answers badly.
@@ -116,6 +118,11 @@ impl Error {
     /// A file could not be read or written: `InsufficientStorage` where the disk is full, else `StorageFault`.
     pub(crate) fn file(message: impl Into<String>, error: std::io::Error) -> Self {
         Self::new(Kind::of_file(&error), message).because(error)
+    }
+
+    /// The repository cannot be used.
+    pub fn repository(message: impl Into<String>) -> Self {
+        Self::new(Kind::RepositoryUnusable, message)
     }
 
     /// A backup is damaged.

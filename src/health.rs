@@ -168,6 +168,7 @@ pub fn overview(
     let records: u64 = collections.iter().map(|info| info.head.count).sum();
     report.pass("collections:count", collections.len(), "collections");
     report.pass("collections:records", records, "records");
+    monitor.report_damage(&mut report, engine);
     monitor.report_backups(&mut report, records, config, Utc::now());
     if let Err(error) = repository {
         let output = Some(error.message().to_owned());
@@ -176,4 +177,26 @@ pub fn overview(
     let live = |id| engine.collection(id).is_ok();
     deep.summarize(&mut report, live, config.max_findings);
     report
+}
+
+/// For tests: an engine on a fresh store.
+#[cfg(test)]
+fn engine_in(home: &std::path::Path) -> crate::engine::Engine {
+    use std::time::Duration;
+
+    use crate::engine::{Durability, Engine, EngineOptions, OpenOptions};
+
+    Engine::open(EngineOptions {
+        store: OpenOptions {
+            data_dir: home.join("data"),
+            cache_bytes: 1 << 20,
+            accept_data_loss: false,
+            min_free_bytes: 0,
+            sync_timeout: Duration::from_secs(60),
+        },
+        durability: Durability::Always,
+        max_tombstones: 10,
+        max_write_delay: Duration::ZERO,
+    })
+    .unwrap()
 }

@@ -6,6 +6,7 @@ mod meters;
 mod record;
 mod run;
 mod submit;
+mod summary;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::engine::Engine;
 use crate::error::{Error, Kind, Result};
+use crate::model::stored;
 use crate::progress::Progress;
 
 pub use record::{JobKind, JobProblem, JobRecord, JobState, RequestKey};
@@ -31,8 +33,10 @@ pub type Work = Box<dyn FnOnce(&Progress) -> Result<Value> + Send>;
 /// Bounds on jobs.
 #[derive(Clone, Copy, Debug)]
 pub struct JobLimits {
-    /// Running at the same time.
+    /// Running at the same time, backups apart.
     pub workers: usize,
+    /// Backups running at the same time.
+    pub backup_workers: usize,
     /// Waiting.
     pub max_queued: usize,
     /// Finished ones that are remembered.
@@ -52,7 +56,11 @@ struct Inner {
     runtime: Handle,
     limits: JobLimits,
     workers: Arc<Semaphore>,
+    /// Nothing else makes a backup wait.
+    backup_workers: Arc<Semaphore>,
     entries: Mutex<BTreeMap<String, Entry>>,
+    /// Jobs whose records could not be read at the start, and why. They stay in the store as they are.
+    unreadable: BTreeMap<String, String>,
     /// Bumped whenever a job changes its state.
     changes: watch::Sender<u64>,
     /// Bumped when a job has ended that may have changed the backups.
@@ -93,47 +101,58 @@ impl Jobs {
     pub fn open(engine: Engine, runtime: Handle, limits: JobLimits) -> Result<Self> {
         meters::start();
         let mut entries = BTreeMap::new();
-        for payload in engine.jobs()? {
-            // Of a newer version, say: no reason to keep the data from being served.
-            let mut record: JobRecord = match serde_json::from_slice(&payload) {
-                Ok(record) => record,
+        let mut unreadable = BTreeMap::new();
+        engine.each_job(|id, payload| {
+            // Damaged, or of a newer version: no reason to keep the data from being served.
+            let read = payload.and_then(|payload| Ok(stored::decode::<JobRecord>(&payload)?));
+            match read {
+                Ok(mut record) => {
+                    leave_in_store(&mut record);
+                    let entry = Entry {
+                        record,
+                        progress: Progress::default(),
+                    };
+                    entries.insert(entry.record.id.clone(), entry);
+                }
                 Err(error) => {
-                    tracing::warn!(%error, "a job's record cannot be decoded; it is passed over");
-                    continue;
-                }
-            };
-            if !record.state.is_final() {
-                if record.resumes() {
-                    record.state = JobState::Queued;
-                    // Once, if it ran; one that only waited goes on waiting.
-                    record.resumed = true;
-                } else if record.cancel_requested {
-                    cancel_unrun(&mut record);
-                } else {
-                    interrupt(&mut record);
-                }
-                if record.state.is_final() {
-                    meters::ended_unrun(&record);
-                    run::audit(&record);
-                }
-                // A poisoned store takes no record; the state in memory is right all the same.
-                if let Err(error) = persist(&engine, &record) {
-                    tracing::warn!(job.id = record.id, %error, "an interrupted job was not recorded");
+                    tracing::warn!(
+                        job.id = id,
+                        ?error,
+                        "a job's record cannot be read; it is set aside"
+                    );
+                    unreadable.insert(id, error.message().to_owned());
                 }
             }
-            let entry = Entry {
-                record,
-                progress: Progress::default(),
-            };
-            entries.insert(entry.record.id.clone(), entry);
+        })?;
+        let unfinished = entries.values_mut().map(|entry| &mut entry.record);
+        for record in unfinished.filter(|record| !record.state.is_final()) {
+            if record.resumes() {
+                record.state = JobState::Queued;
+                // Once, if it ran; one that only waited goes on waiting.
+                record.resumed = true;
+            } else if record.cancel_requested {
+                cancel_unrun(record);
+            } else {
+                interrupt(record);
+            }
+            if record.state.is_final() {
+                meters::ended_unrun(record);
+                run::audit(record);
+            }
+            // A poisoned store takes no record; the state in memory is right all the same.
+            if let Err(error) = persist(&engine, record) {
+                tracing::warn!(job.id = record.id, %error, "an interrupted job was not recorded");
+            }
         }
         Ok(Self {
             inner: Arc::new(Inner {
                 engine,
                 runtime,
                 workers: Arc::new(Semaphore::new(limits.workers)),
+                backup_workers: Arc::new(Semaphore::new(limits.backup_workers)),
                 limits,
                 entries: Mutex::new(entries),
+                unreadable,
                 changes: watch::Sender::new(0),
                 backups: watch::Sender::new(0),
                 recording: Mutex::new(()),
@@ -161,7 +180,7 @@ impl Jobs {
             match work_of(&record) {
                 Ok(work) => {
                     tracing::info!(job.id = record.id, job.kind = %record.kind, "a job is taken up again");
-                    self.start(record.id, progress, work);
+                    self.start(record.id, record.kind, progress, work);
                 }
                 Err(error) => {
                     tracing::warn!(job.id = record.id, %error, "a job cannot be taken up again");
@@ -173,7 +192,8 @@ impl Jobs {
 
     /// Changes a record, persists it, tells those who wait.
     fn update(&self, id: &str, change: impl FnOnce(&mut JobRecord)) -> Option<JobRecord> {
-        let _in_order = self.inner.recording.lock();
+        // Where its holder hangs in the store nothing can be recorded any more; who waits is told all the same.
+        let in_order = self.inner.engine.lock(&self.inner.recording);
         let (before, record) = {
             let mut entries = self.inner.entries.lock();
             let entry = entries.get_mut(id)?;
@@ -182,8 +202,16 @@ impl Jobs {
             (before, entry.record.clone())
         };
         meters::changed(before, &record);
-        if let Err(error) = persist(&self.inner.engine, &record) {
-            tracing::error!(job.id = id, %error, "a job's state was not recorded");
+        let recorded = in_order.and_then(|_in_order| persist(&self.inner.engine, &record));
+        match recorded {
+            Ok(()) => {
+                if let Some(entry) = self.inner.entries.lock().get_mut(id) {
+                    leave_in_store(&mut entry.record);
+                }
+            }
+            Err(error) => {
+                tracing::error!(job.id = id, %error, "a job's state was not recorded");
+            }
         }
         self.inner.changes.send_modify(|version| *version += 1);
         Some(record)
@@ -225,19 +253,38 @@ impl Jobs {
         }
     }
 
-    /// One job.
+    /// A job with its result, also where that stands in the store only. Blocks.
     ///
     /// # Errors
-    /// `NotFound`.
+    /// `NotFound` when it was forgotten meanwhile, `StorageFault` when its record cannot be read any more.
+    pub fn whole(&self, mut record: JobRecord) -> Result<JobRecord> {
+        if record.result_is_stored {
+            let stored = self.inner.engine.job(&record.id)?;
+            let stored = stored.ok_or_else(|| unknown(&record.id))?;
+            record.result = stored::decode::<JobRecord>(&stored)?.result;
+            record.result_is_stored = false;
+        }
+        Ok(record)
+    }
+
+    /// One job; a long result is left in the store (see [`Jobs::whole`]).
+    ///
+    /// # Errors
+    /// `NotFound`; `StorageFault` for one whose record could not be read at the start.
     pub fn get(&self, id: &str) -> Result<JobRecord> {
         let entries = self.inner.entries.lock();
         entries
             .get(id)
             .map(Entry::current)
-            .ok_or_else(|| unknown(id))
+            .ok_or_else(|| match self.inner.unreadable.get(id) {
+                Some(why) => Error::storage(format!(
+                    "the record of the job {id} cannot be read: {why}. Nothing else depends on it"
+                )),
+                None => unknown(id),
+            })
     }
 
-    /// Jobs older than `before` (all without), newest first, at most `limit`.
+    /// Jobs older than `before` (all without), newest first, at most `limit`; long results are left in the store.
     pub fn list(
         &self,
         state: Option<JobState>,
@@ -341,11 +388,24 @@ impl Jobs {
         }
         // What waits is not begun any more, and what it holds is let go.
         self.inner.workers.close();
+        self.inner.backup_workers.close();
         self.inner.changes.send_modify(|version| *version += 1);
         let quiet = async { while self.under_way().1 > 0 && changes.changed().await.is_ok() {} };
         if tokio::time::timeout(timeout, quiet).await.is_err() {
             tracing::warn!("jobs were still running when the grace period ended");
         }
+    }
+}
+
+/// Longest result, as JSON, that is held in memory: jobs are remembered for weeks.
+const MAX_HELD_BYTES: usize = 16_384;
+
+/// Leaves a long result of a recorded job where it is recorded.
+fn leave_in_store(record: &mut JobRecord) {
+    let is_long = |result: &Value| result.to_string().len() > MAX_HELD_BYTES;
+    if record.state.is_final() && record.result.as_ref().is_some_and(is_long) {
+        record.result = None;
+        record.result_is_stored = true;
     }
 }
 
@@ -381,7 +441,5 @@ fn interrupt(record: &mut JobRecord) {
 }
 
 fn persist(engine: &Engine, record: &JobRecord) -> Result<()> {
-    let payload = serde_json::to_vec(record)
-        .map_err(|error| Error::internal("a job's record cannot be encoded").because(error))?;
-    engine.put_job(&record.id, payload)
+    engine.put_job(&record.id, stored::encode(record))
 }

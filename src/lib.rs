@@ -8,9 +8,11 @@
 //!
 //! Downwards only: `api` → `app` → `jobs`, `health`, `access` → `operations` → `engine` | `repository` | `environments` →
 //! `model`, `error`. The three in the middle never import each other: only `operations` joins them. Below them all, and
-//! used by any: `progress` (how far work is, and its cancel), `disk`, `background`, `meters`. `config` is read at the top
-//! and handed down as values; `access`, `health` and `telemetry` take their section of it. `demo`, `offline` and `probe`
-//! are what the program does besides serving.
+//! used by any: `progress` (how far work is, and its cancel), `disk`, `background`, `meters`, `settings` (reads values). `config` is read at the top
+//! and handed down as values; `access`, `health` and `telemetry` take their section of it. `cli` is the command line;
+//! `demo`, `offline` and `probe` are what the program does besides serving. `tls` is what connections are made of.
+//!
+//! The crate `vectorkeep-kernel` below `kernel/` compares vectors; it knows nothing else.
 //!
 //! axum, tower-http and utoipa are named only in [`api`], sled only in `engine/store`, object_store only in
 //! `repository/backend`. What is measured is named, and counted in `meters`, where it happens: in `engine`, `jobs`, `app`
@@ -49,6 +51,7 @@ pub mod access;
 pub mod api;
 pub mod app;
 pub(crate) mod background;
+pub mod cli;
 pub mod config;
 pub mod demo;
 pub(crate) mod disk;
@@ -64,4 +67,6 @@ pub mod operations;
 pub mod probe;
 pub mod progress;
 pub mod repository;
+pub(crate) mod settings;
 pub mod telemetry;
+pub mod tls;

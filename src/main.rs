@@ -1,75 +1,30 @@
-//! The `vectorkeep` binary: reads the configuration, starts logging, binds, serves until a signal.
+//! The `vectorkeep` binary: carries out one command. To serve, it reads the configuration, starts logging, opens the
+//! store, binds, and serves until a signal.
 
+use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::Parser as _;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
-use vectorkeep::access::{Role, new_key};
+use tokio::sync::watch;
 use vectorkeep::app::App;
-use vectorkeep::config::Config;
+use vectorkeep::cli::{self, Arguments, BackupsCommand, Command, Exit};
+use vectorkeep::config::{Config, ListenAddress};
+use vectorkeep::engine::Calls;
 use vectorkeep::error::{Error, Result};
-use vectorkeep::{api, demo, offline, probe, telemetry};
+use vectorkeep::{api, demo, telemetry};
 
 /// Vectors and documents are made on one thread and freed on another; the system's allocator has threads wait for
 /// each other there. (A restore of 100,000 records: 5.3 s with it, 3.5 s with this one.)
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// A vector database service that can prove its data is safe.
-#[derive(Parser)]
-#[command(version, about)]
-struct Arguments {
-    #[command(subcommand)]
-    command: Option<Command>,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Serve until SIGTERM or SIGINT (what happens without a command).
-    Serve {
-        /// A TOML file whose values replace those of the built-in baseline.
-        #[arg(long)]
-        config: Option<PathBuf>,
-    },
-    /// Print the OpenAPI description.
-    Openapi,
-    /// Make an access key: prints it once to standard error, and its table for the file of keys to standard output.
-    Key {
-        /// Who gets it; stands in the log.
-        name: String,
-        /// reader, writer, operator or admin.
-        #[arg(long)]
-        role: String,
-        /// Only this tenant.
-        #[arg(long)]
-        tenant: Option<String>,
-        /// Only this database of the tenant; may be repeated.
-        #[arg(long, requires = "tenant")]
-        database: Vec<String>,
-    },
-    /// Ask a running service for its health; exit 1 where it fails or does not answer.
-    Health {
-        /// Where it runs; without, where one with this configuration (environment, built-in values) listens.
-        #[arg(long)]
-        url: Option<String>,
-        /// A certificate in PEM that is trusted beside the system's.
-        #[arg(long)]
-        ca_file: Option<PathBuf>,
-    },
-    /// Look into a repository of backups, with no service running; nothing is written.
-    Backups {
-        #[command(subcommand)]
-        command: BackupsCommand,
-    },
-    /// Drive a whole service over HTTP: persist, back up, restore, migrate, check.
-    Demo(demo::DemoArguments),
-}
 
 /// Open files that are not connections: the store's, the repository's, requests to other machines.
 const OTHER_FILES: u64 = 1_024;
@@ -99,32 +54,42 @@ fn main() -> ExitCode {
 }
 
 async fn run() -> ExitCode {
-    let outcome = match Arguments::parse().command {
-        None => serve(None).await,
-        Some(Command::Serve { config }) => serve(config).await,
-        Some(Command::Openapi) => print_openapi(),
-        Some(Command::Key {
-            name,
-            role,
-            tenant,
-            database,
-        }) => print_key(&name, &role, tenant, database),
-        Some(Command::Health { url, ca_file }) => print_health(url, ca_file.as_deref()).await,
-        Some(Command::Backups { command }) => backups(command).await,
-        Some(Command::Demo(arguments)) => {
-            // The reason stands in the demo's own output.
-            return match demo::run(arguments).await {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(_) => ExitCode::FAILURE,
-            };
-        }
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+    match execute(Arguments::parse().into_command()).await {
+        Ok(exit) => exit.into(),
         Err(error) => {
             report(&error);
-            ExitCode::FAILURE
+            Exit::from(&error).into()
         }
+    }
+}
+
+async fn execute(command: Command) -> Result<Exit> {
+    match command {
+        Command::Serve { config } => serve(config).await,
+        Command::Openapi => cli::openapi(),
+        Command::Key(arguments) => cli::key(arguments),
+        Command::Health(arguments) => cli::health(arguments).await,
+        Command::Backups { command } => match command {
+            BackupsCommand::List { place, json } => cli::list_backups(place, json).await,
+            BackupsCommand::Verify {
+                place,
+                backup,
+                level,
+                json,
+            } => cli::verify_backup(place, backup, level, json).await,
+        },
+        // The reason stands in the demo's own output.
+        Command::Demo(arguments) => Ok(match demo::run(arguments).await {
+            Ok(()) => Exit::Fine,
+            Err(_) => Exit::Failed,
+        }),
+        Command::Completions { shell } => {
+            cli::completions(shell, &mut io::stdout()).map(|()| Exit::Fine)
+        }
+        Command::Man { directory: None } => cli::manual(&mut io::stdout()).map(|()| Exit::Fine),
+        Command::Man {
+            directory: Some(directory),
+        } => cli::manual_pages(&directory).map(|()| Exit::Fine),
     }
 }
 
@@ -139,135 +104,89 @@ fn report(error: &Error) {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "the command's output")]
-fn print_openapi() -> Result<()> {
-    print!("{}", api::spec_json()?);
-    Ok(())
-}
-
-#[expect(clippy::print_stdout, reason = "the command's output")]
-async fn print_health(url: Option<String>, ca_file: Option<&Path>) -> Result<()> {
-    let url = match url {
-        Some(url) => url,
-        None => probe::own_url(&Config::load(None)?),
-    };
-    println!("{}", probe::health(&url, ca_file).await?);
-    Ok(())
-}
-
-#[expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "the command's output"
-)]
-fn print_key(name: &str, role: &str, tenant: Option<String>, databases: Vec<String>) -> Result<()> {
-    let role = Role::parse(role)?;
-    let databases = (!databases.is_empty()).then(|| databases.into_iter().collect());
-    let key = new_key(name, role, tenant, databases)?;
-    eprintln!("{}", key.secret);
-    print!("{}", key.entry);
-    Ok(())
-}
-
-/// Which repository; how an object store is reached is as in the configuration's environment variables.
-#[derive(clap::Args)]
-struct RepositoryArguments {
-    /// Its directory, or s3://, gs://, az://.
-    #[arg(long)]
-    repository: String,
-    /// As repository.credentials_file.
-    #[arg(long)]
-    credentials_file: Option<PathBuf>,
-}
-
-impl RepositoryArguments {
-    fn config(self) -> Result<Config> {
-        let mut config = Config::load(None)?;
-        config.repository.url = self.repository;
-        if self.credentials_file.is_some() {
-            config.repository.credentials_file = self.credentials_file;
-        }
-        Ok(config)
-    }
-}
-
-#[derive(Subcommand)]
-enum BackupsCommand {
-    /// List backups, newest first.
-    List {
-        #[command(flatten)]
-        place: RepositoryArguments,
-    },
-    /// Read a backup whole and compare it with its manifest; exit 1 unless it is sound.
-    Verify {
-        #[command(flatten)]
-        place: RepositoryArguments,
-        /// Which backup.
-        #[arg(long, default_value = "latest")]
-        backup: String,
-        /// manifest, checksums or records.
-        #[arg(long, default_value = "records")]
-        level: String,
-    },
-}
-
-#[expect(clippy::print_stdout, reason = "the command's output")]
-async fn backups(command: BackupsCommand) -> Result<()> {
-    let run = move || match command {
-        BackupsCommand::List { place } => {
-            print!("{}", offline::list(&place.config()?, Handle::current())?);
-            Ok(())
-        }
-        BackupsCommand::Verify {
-            place,
-            backup,
-            level,
-        } => {
-            let level = offline::level(&level)?;
-            let (id, outcome) =
-                offline::verify(&place.config()?, &backup, level, Handle::current())?;
-            outcome
-                .problems
-                .iter()
-                .for_each(|problem| println!("{problem}"));
-            println!(
-                "{id}: {} packs, {} records, {} bytes looked at",
-                outcome.checked_packs, outcome.checked_records, outcome.checked_bytes
-            );
-            if outcome.ok {
-                println!("{id}: sound");
-                return Ok(());
-            }
-            Err(Error::backup_corrupt(format!("{id} is damaged")))
-        }
-    };
-    tokio::task::spawn_blocking(run)
-        .await
-        .unwrap_or_else(|error| Err(Error::internal("the command panicked").because(error)))
-}
-
-async fn serve(file: Option<PathBuf>) -> Result<()> {
+async fn serve(file: Option<PathBuf>) -> Result<Exit> {
     let config = Config::load(file.as_deref())?;
-    config.check_exposure()?;
+    let addresses = config.server.listen.resolve()?;
+    config.check_exposure(&addresses)?;
     telemetry::start(&config.log)?;
     allow_connections(config.server.max_connections);
     // Before the store is opened, which may take its time: a signal that comes meanwhile is obeyed after it.
-    let stop = stop_signal()?;
-    let listen = config.server.listen;
+    let calls = Arc::new(OnceLock::new());
+    let stop = stopping(stop_signal()?, end_limit(&config), Arc::clone(&calls));
+    let listen = config.server.listen.clone();
     let app = tokio::task::spawn_blocking(|| App::open(config, Handle::current()))
         .await
         .unwrap_or_else(
             |error| Err(Error::internal("opening the store panicked").because(error)),
         )?;
-    let listener = match bind(listen).await {
+    let under_way = calls.get_or_init(|| app.engine().calls());
+    let hung = app.engine().hung();
+    let listener = match bind(&listen, &addresses).await {
         Ok(listener) => listener,
         Err(error) => {
             app.close(Duration::ZERO).await?;
             return Err(error);
         }
     };
-    tracing::info!(%listen, data_dir = %app.engine().data_dir().display(), "serving");
-    api::serve(app, listener, stop).await
+    tokio::spawn(app.clone().log_start(listener.local_addr()));
+    let served = api::serve(app, listener, stop).await;
+    match served {
+        Ok(()) => Ok(Exit::Fine),
+        // sled's own threads would be waited for while the store is let go.
+        Err(error) if *hung.borrow() || !under_way.under_way().is_empty() => {
+            report(&error);
+            end_regardless(under_way)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// From the signal on: what the configuration gives to a stop, and a little more.
+fn end_limit(config: &Config) -> Duration {
+    let server = &config.server;
+    [
+        server.drain_delay_ms,
+        server.shutdown_grace_ms,
+        config.storage.close_timeout_ms,
+    ]
+    .into_iter()
+    .map(Duration::from_millis)
+    .fold(LAST_WAIT, Duration::saturating_add)
+}
+
+/// Resolves when `stop` does. From then on the process ends after `limit` whatever waits: a thread of its own sees to it,
+/// as those of the runtime may all hang.
+fn stopping(
+    stop: impl Future<Output = ()> + Send + 'static,
+    limit: Duration,
+    calls: Arc<OnceLock<Arc<Calls>>>,
+) -> impl Future<Output = ()> + Send + 'static {
+    let (told, mut stopped) = watch::channel(false);
+    tokio::spawn(async move {
+        stop.await;
+        let last = std::thread::Builder::new().name("last-resort".to_owned());
+        let ending = last.spawn(move || {
+            std::thread::sleep(limit);
+            end_regardless(calls.get().unwrap_or(&Arc::default()))
+        });
+        if let Err(error) = ending {
+            tracing::warn!(%error, "nothing bounds the time that stopping takes");
+        }
+        told.send_replace(true);
+    });
+    async move {
+        // An error: the runtime ends.
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+    }
+}
+
+/// Ends the process although something waits. What was acknowledged is on the disk.
+fn end_regardless(calls: &Calls) -> ! {
+    tracing::error!(
+        waiting = ?calls.under_way(),
+        "the service ends although something still waits; calls into the store that do are named"
+    );
+    std::process::exit(Exit::Stuck as i32)
 }
 
 /// Raises the limit on open files as far as connections need it and the system allows.
@@ -294,8 +213,8 @@ fn allow_connections(connections: usize) {
     }
 }
 
-async fn bind(listen: SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(listen).await.map_err(|error| {
+async fn bind(listen: &ListenAddress, addresses: &[SocketAddr]) -> Result<TcpListener> {
+    TcpListener::bind(addresses).await.map_err(|error| {
         Error::internal(format!("server.listen {listen} cannot be bound: {error}"))
     })
 }

@@ -9,3 +9,5 @@ pub mod names;
 pub mod object;
 pub mod record;
 pub mod schema;
+pub mod selector;
+pub mod stored;

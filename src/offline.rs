@@ -1,7 +1,5 @@
 //! What can be done with a repository alone: no service runs, no store is there, nothing is written.
 
-use std::fmt::Write as _;
-
 use serde::Deserialize as _;
 use serde::de::IntoDeserializer as _;
 use serde::de::value::Error as ValueError;
@@ -10,46 +8,35 @@ use tokio::runtime::Handle;
 use crate::app::repository_options;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::model::selector::Selector;
 use crate::operations::verify::{self, VerificationOutcome};
 use crate::progress::Progress;
-use crate::repository::Repository;
-use crate::repository::format::VerificationLevel;
+use crate::repository::format::{Summary, VerificationLevel};
+use crate::repository::{Repository, Standing};
 
-/// A line for each backup, newest first: id, kind, records, stored bytes, newest verification. Damaged
-/// manifests come last, each with what is wrong. Blocks.
+/// The backups of a repository.
+#[derive(Debug)]
+pub struct Listing {
+    /// Newest first, each with what is known of it.
+    pub backups: Vec<(Summary, Standing)>,
+    /// Ids whose manifest is damaged, and how.
+    pub damaged: Vec<(String, Error)>,
+}
+
+/// All backups of a repository. Blocks.
 ///
 /// # Errors
 /// `NotFound` when there is no repository, `StorageFault` when it cannot be read.
-pub fn list(config: &Config, runtime: Handle) -> Result<String> {
+pub fn list(config: &Config, runtime: Handle) -> Result<Listing> {
     let repository = Repository::open_existing(&repository_options(config), runtime)?;
-    let (manifests, damaged) = repository.backups()?;
-    let mut lines = String::new();
-    for manifest in manifests {
-        let verified = match repository.verification(&manifest.id)? {
-            None => "never verified".to_owned(),
-            Some(verification) => format!(
-                "{} at {} ({:?})",
-                if verification.ok { "sound" } else { "DAMAGED" },
-                verification.at.format("%Y-%m-%d %H:%M:%S"),
-                verification.level
-            ),
-        };
-        let _ = writeln!(
-            lines,
-            "{}  {:11}  {:>10} records  {:>13} bytes  {verified}",
-            manifest.id,
-            manifest.kind,
-            manifest.records(),
-            manifest.stored_bytes()
-        );
-    }
-    for (id, error) in damaged {
-        let _ = writeln!(lines, "{id}  DAMAGED: {error}");
-    }
-    Ok(lines)
+    let (backups, damaged) = repository.backups()?;
+    Ok(Listing {
+        backups: repository.judged(backups)?,
+        damaged: damaged.into_iter().collect(),
+    })
 }
 
-/// Verifies a backup (`latest`: the newest); its id and what was found. Blocks.
+/// Verifies a backup: an id, `latest`, or `before:` and a time. Blocks.
 ///
 /// # Errors
 /// `NotFound` when there is no repository or no such backup, `StorageFault` when it cannot be read.
@@ -58,15 +45,14 @@ pub fn verify(
     backup: &str,
     level: VerificationLevel,
     runtime: Handle,
-) -> Result<(String, VerificationOutcome)> {
-    let repository = Repository::open_existing(&repository_options(config), runtime)?;
+) -> Result<VerificationOutcome> {
+    let mut options = repository_options(config);
+    // Nothing is written to a data directory that no service runs on.
+    options.limits.scratch = std::env::temp_dir();
+    let repository = Repository::open_existing(&options, runtime)?;
     // One that is named is verified whatever its manifest is like.
-    let id = match backup {
-        "latest" => repository.latest()?.id,
-        id => id.to_owned(),
-    };
-    let outcome = verify::check(&repository, &id, level, &Progress::default())?;
-    Ok((id, outcome))
+    let id = repository.select(&Selector::parse(backup)?)?;
+    verify::check(&repository, &id, level, &Progress::default())
 }
 
 /// The level of a name.

@@ -96,12 +96,13 @@ impl Progress {
         }
     }
 
-    /// How far it is.
+    /// How far it is. Where more was done than was known of, that was to be done as well: `done` is never above `total`.
     pub fn reading(&self) -> Reading {
+        let done = self.inner.done.load(Ordering::Relaxed);
         Reading {
             phase: *self.inner.phase.lock(),
-            done: self.inner.done.load(Ordering::Relaxed),
-            total: self.inner.total.load(Ordering::Relaxed),
+            done,
+            total: self.inner.total.load(Ordering::Relaxed).max(done),
             bytes_done: self.inner.bytes.load(Ordering::Relaxed),
         }
     }
@@ -115,6 +116,18 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn more_is_never_done_than_there_is_to_do() {
+        let progress = Progress::default();
+        progress.phase("copy", 10);
+        progress.advance(25, 0);
+        let reading = progress.reading();
+        assert_eq!((reading.done, reading.total), (25, 25));
+        progress.phase("verify", 3);
+        let reading = progress.reading();
+        assert_eq!((reading.done, reading.total), (0, 3));
+    }
 
     #[test]
     fn a_cancel_is_obeyed_or_refused_and_never_both() {

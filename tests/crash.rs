@@ -25,8 +25,9 @@
 //! Every connection that breaks after the kill is an unknown outcome; one that breaks before is a failure.
 //!
 //! `VECTORKEEP_CRASH_ROUNDS` sets the number of rounds of [`writes`] (the others run a third of it),
-//! `VECTORKEEP_CRASH_SEED` the seed of everything that is random. Where a kill lands depends on the
-//! machine too, so a seed repeats the load and the delays, not the instant.
+//! `VECTORKEEP_CRASH_SEED` the seed of everything that is random (`.ci/run` takes it from the commit). Where a kill lands
+//! depends on the machine too, so a seed repeats the load and the delays, not the instant. A seed that failed is kept in
+//! [`pinned`].
 
 #![expect(
     clippy::unwrap_used,
@@ -53,6 +54,8 @@ mod load;
 mod merges;
 #[path = "crash/migrations.rs"]
 mod migrations;
+#[path = "crash/pinned.rs"]
+mod pinned;
 #[path = "crash/random.rs"]
 mod random;
 #[path = "crash/records.rs"]

@@ -32,6 +32,9 @@ pub(super) enum Requirement {
     WholeStore(Role),
 }
 
+/// Where collections are made. A key that may only read gets from there what exists: whether it does is seen in the
+/// body, so the handler decides ([`check_role`]).
+const COLLECTIONS: &str = "/api/v2/tenants/{tenant}/databases/{database}/collections";
 const COLLECTION: &str = "/api/v2/tenants/{tenant}/databases/{database}/collections/";
 
 /// What the route of this method and path (as in the route list) needs.
@@ -133,7 +136,9 @@ async fn admit(app: &App, parts: &mut Parts) -> Result<Option<Caller>> {
     if !access.is_required() {
         return Ok(Some(Caller::anonymous()));
     }
-    let caller = presented(&parts.headers).and_then(|key| access.caller(&key));
+    let presented = presented(&parts.headers);
+    let is_presented = presented.is_some();
+    let caller = presented.and_then(|key| access.caller(&key));
     let route = parts.extensions.get::<MatchedPath>().cloned();
     let route = route.as_ref().map(MatchedPath::as_str);
     // What is not there is said to whoever has a key.
@@ -146,16 +151,16 @@ async fn admit(app: &App, parts: &mut Parts) -> Result<Option<Caller>> {
         Requirement::WholeStore(role) => (role, true),
     };
     let caller = caller.ok_or_else(|| {
-        let text = "a key is needed: Authorization: Bearer KEY, or X-Chroma-Token: KEY";
+        let text = if is_presented {
+            "this key is not known here: it was mistyped, replaced, or is of another service"
+        } else {
+            "a key is needed: Authorization: Bearer KEY, or X-Chroma-Token: KEY"
+        };
         Error::new(Kind::Unauthenticated, text)
     })?;
-    if caller.role < role {
-        return Err(forbidden(format!(
-            "this needs the role {}, and the key {:?} has {}",
-            role.as_str(),
-            caller.name,
-            caller.role.as_str()
-        )));
+    let is_decided_later = route == Some(COLLECTIONS) && parts.method == Method::POST;
+    if !is_decided_later {
+        check_role(&caller, role)?;
     }
     if let Some(scope) = &caller.scope
         && whole_store
@@ -169,6 +174,22 @@ async fn admit(app: &App, parts: &mut Parts) -> Result<Option<Caller>> {
         check_reach(app, parts, route, &caller).await?;
     }
     Ok(Some(caller))
+}
+
+/// Whether the caller has this role.
+///
+/// # Errors
+/// `RoleTooSmall`.
+pub(super) fn check_role(caller: &Caller, role: Role) -> Result<()> {
+    if caller.role >= role {
+        return Ok(());
+    }
+    Err(forbidden(format!(
+        "this needs the role {}, and the key {:?} has {}",
+        role.as_str(),
+        caller.name,
+        caller.role.as_str()
+    )))
 }
 
 fn forbidden(text: String) -> Error {
@@ -209,7 +230,7 @@ async fn check_reach(app: &App, parts: &mut Parts, route: &str, caller: &Caller)
     let Ok(id) = Uuid::parse_str(id) else {
         return Ok(());
     };
-    let at = app.engine().collection(id);
+    let at = app.engine().addressed(id);
     let there = at.is_ok_and(|info| {
         let name = &info.descriptor.name;
         name.tenant == tenant && name.database == database

@@ -15,18 +15,19 @@ use super::collections::CollectionSummary;
 use super::error::Problem;
 use super::extract::{Object, OperationBody, OperationPath, OperationQuery};
 use super::jobs::{Asked, JobResponse, KeyHeader, Planned, WaitQuery, page_limit, run_job};
-use super::openapi::{BACKUPS, words};
+use super::openapi::{BACKUPS, SELECTOR, words};
 use crate::app::App;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::jobs::JobKind;
 use crate::model::names::{
     CollectionName, DEFAULT_DATABASE, DEFAULT_TENANT, check_name, check_tenant_name,
 };
+use crate::model::selector::Selector;
 use crate::operations::backup::{self, BackupRequest};
 use crate::operations::delete;
 use crate::progress::Progress;
-use crate::repository::Repository;
-use crate::repository::format::{Annotations, Manifest, Verification, VerificationLevel};
+use crate::repository::format::{Annotations, Manifest, Summary, Verification, VerificationLevel};
+use crate::repository::{Repository, Restorable, Standing};
 
 /// A collection by name.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
@@ -120,6 +121,11 @@ pub(super) struct BackupResponse {
     #[schema(value_type = WrittenKind)]
     kind: String,
     parent: Option<String>,
+    /// The moment it holds.
+    as_of: DateTime<Utc>,
+    /// When it was asked for.
+    requested_at: DateTime<Utc>,
+    /// As `as_of`.
     created_at: DateTime<Utc>,
     duration_ms: u64,
     /// Records that it restores.
@@ -139,6 +145,14 @@ pub(super) struct BackupResponse {
     labels: BTreeMap<String, String>,
     pinned: bool,
     collections: Vec<CollectionSummary>,
+    /// Whether it can be restored, as far as that is known.
+    #[schema(value_type = words::Restorable)]
+    restorable: Restorable,
+    /// How many of its packs are known to be damaged or missing.
+    damaged_packs: usize,
+    /// The collections that need one of them.
+    #[schema(value_type = Vec<CollectionReference>)]
+    damaged_collections: Vec<CollectionName>,
     /// The newest verification; null: never verified.
     #[schema(value_type = Option<VerificationResponse>)]
     verification: Option<Verification>,
@@ -167,19 +181,21 @@ struct VerificationResponse {
 }
 
 impl BackupResponse {
-    pub(super) fn new(manifest: &Manifest, verification: Option<Verification>) -> Self {
+    pub(super) fn new(manifest: &Manifest, standing: Standing) -> Self {
         Self {
             id: manifest.id.clone(),
             kind: manifest.kind.clone(),
             parent: manifest.parent.clone(),
+            as_of: manifest.created_at,
+            requested_at: manifest.requested_at(),
             created_at: manifest.created_at,
             duration_ms: manifest.duration_ms,
-            records: manifest.records(),
+            records: manifest.totals.records,
             new_records: manifest.new_records,
             tombstones: manifest.tombstones,
-            raw_bytes: manifest.raw_bytes(),
+            raw_bytes: manifest.totals.raw_bytes,
             new_bytes: manifest.new_bytes,
-            stored_bytes: manifest.stored_bytes(),
+            stored_bytes: manifest.totals.stored_bytes,
             compression: "zstd",
             encrypted: false,
             labels: manifest.labels.clone(),
@@ -189,7 +205,10 @@ impl BackupResponse {
                 .iter()
                 .map(CollectionSummary::from)
                 .collect(),
-            verification,
+            restorable: standing.restorable,
+            damaged_packs: standing.damaged_packs.len(),
+            damaged_collections: standing.damaged_collections,
+            verification: standing.verification,
         }
     }
 }
@@ -231,7 +250,7 @@ pub(super) async fn create_backup(
         let plan = backup::plan(&engine, &repository, wanted, settings, Utc::now())?;
         Ok(Planned::new(Box::new(move |progress: &Progress| {
             let manifest = backup::execute(&engine, &repository, plan, settings, progress)?;
-            Ok(json!(BackupResponse::new(&manifest, None)))
+            Ok(json!(BackupResponse::new(&manifest, Standing::unknown())))
         })))
     })
     .await
@@ -244,8 +263,7 @@ pub(super) async fn create_backup(
 pub(super) struct ListBackupsQuery {
     /// Only those that hold a collection of this name.
     collection: Option<String>,
-    /// Only those with this label, as `key:value`.
-    #[param(example = "reason:before the upgrade")]
+    /// Only those with this label, as `key:value`. Both may have colons of their own.
     label: Option<String>,
     /// At most this many, 1 to 1000; 100 without.
     #[param(minimum = 1, maximum = 1000)]
@@ -255,13 +273,30 @@ pub(super) struct ListBackupsQuery {
 }
 
 impl ListBackupsQuery {
-    fn matches(&self, manifest: &Manifest) -> bool {
-        let holds = |name: &String| manifest.collections.iter().any(|c| c.name.name == *name);
-        let labelled = |label: &String| match label.split_once(':') {
-            Some((key, value)) => manifest.labels.get(key).is_some_and(|found| found == value),
-            None => manifest.labels.contains_key(label),
+    fn check(&self) -> Result<()> {
+        match &self.label {
+            Some(label) if !label.contains(':') => Err(Error::unprocessable(format!(
+                "label: {label:?} has no value: ask for key:value, such as label=reason:upgrade"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    fn is_labelled(&self, backup: &Summary) -> bool {
+        // Whichever colon it is that stands between the two.
+        let is_split = |label: &String, key: &String, value: &String| {
+            let rest = label
+                .strip_prefix(key)
+                .and_then(|rest| rest.strip_prefix(':'));
+            rest == Some(value)
         };
-        self.collection.as_ref().is_none_or(holds) && self.label.as_ref().is_none_or(labelled)
+        let labelled = |label: &String| {
+            backup
+                .labels
+                .iter()
+                .any(|(key, value)| is_split(label, key, value))
+        };
+        self.label.as_ref().is_none_or(labelled)
     }
 }
 
@@ -283,6 +318,7 @@ pub(super) async fn list_backups(
     State(app): State<App>,
     OperationQuery(query): OperationQuery<ListBackupsQuery>,
 ) -> Result<Json<BackupsResponse>, Problem> {
+    query.check()?;
     let response = app
         .asking_repository(move |app| list_page(&app.repository()?, &query))
         .await?;
@@ -290,46 +326,62 @@ pub(super) async fn list_backups(
 }
 
 fn list_page(repository: &Repository, query: &ListBackupsQuery) -> Result<BackupsResponse> {
-    let (manifests, damaged) = repository.backups()?;
+    let (backups, damaged) = repository.backups()?;
+    let mut damaged: BTreeMap<String, String> = damaged
+        .into_iter()
+        .map(|(id, error)| (id, error.message().to_owned()))
+        .collect();
     let limit = page_limit(query.limit)?;
     let start = match &query.cursor {
         None => 0,
-        Some(cursor) => manifests
+        Some(cursor) => backups
             .iter()
-            .position(|manifest| manifest.id == *cursor)
+            .position(|backup| backup.id == *cursor)
             .map(|position| position + 1)
             .ok_or_else(|| {
                 Error::unprocessable("cursor: there is no such backup any more; begin again")
             })?,
     };
-    let mut page: Vec<_> = manifests
-        .iter()
-        .skip(start)
-        .filter(|manifest| query.matches(manifest))
-        .take(limit + 1)
-        .collect();
+    let labelled = backups.into_iter().skip(start);
+    let labelled = labelled.filter(|backup| query.is_labelled(backup));
+    let mut page: Vec<Summary> = match &query.collection {
+        None => labelled.take(limit + 1).collect(),
+        Some(name) => {
+            let holding = repository.each_with_collections(labelled);
+            let holding = holding.filter(|(_, manifest)| {
+                let collections = manifest.iter().flat_map(|manifest| &manifest.collections);
+                collections.into_iter().any(|c| c.name.name == *name)
+            });
+            holding.map(|(backup, _)| backup).take(limit + 1).collect()
+        }
+    };
     let more = page.len() > limit;
     page.truncate(limit);
-    let backups = page.iter().map(|manifest| {
-        let verification = repository.verification(&manifest.id)?;
-        Ok(BackupResponse::new(manifest, verification))
-    });
+    let next_cursor = page.last().filter(|_| more).map(|backup| backup.id.clone());
+    let standings = repository.standings(&page)?;
+    let mut backups = Vec::with_capacity(page.len());
+    // One after the other: of each no more is kept than is answered.
+    for (backup, manifest) in repository.each_with_collections(page.into_iter()) {
+        match manifest {
+            Ok(manifest) => backups.push(BackupResponse::new(&manifest, standings.of(&manifest))),
+            // Deleted since it was listed.
+            Err(error) if error.kind() == Kind::NotFound => {}
+            Err(error) if error.kind() == Kind::BackupCorrupt => {
+                damaged.insert(backup.id, error.message().to_owned());
+            }
+            Err(error) => return Err(error),
+        }
+    }
     Ok(BackupsResponse {
-        backups: backups.collect::<Result<_>>()?,
-        next_cursor: page
-            .last()
-            .filter(|_| more)
-            .map(|manifest| manifest.id.clone()),
-        damaged: damaged
-            .into_iter()
-            .map(|(id, error)| (id, error.message().to_owned()))
-            .collect(),
+        backups,
+        next_cursor,
+        damaged,
     })
 }
 
 /// Get a backup
 #[utoipa::path(get, path = "/backups/{id}", tag = BACKUPS,
-    params(("id" = String, Path, example = "backup_2026-11-23_10-30-00")),
+    params(("id" = String, Path, description = SELECTOR, example = "latest")),
     responses(
         (status = 200, body = BackupResponse),
         (status = 404, description = "No such backup"),
@@ -342,9 +394,9 @@ pub(super) async fn get_backup(
     let response = app
         .asking_repository(move |app| {
             let repository = app.repository()?;
-            let manifest = repository.backup(&id)?;
-            let verification = repository.verification(&id)?;
-            Ok(BackupResponse::new(&manifest, verification))
+            let manifest = repository.selected(&Selector::parse(&id)?)?;
+            let standing = repository.standing(&manifest)?;
+            Ok(BackupResponse::new(&manifest, standing))
         })
         .await?;
     Ok(Json(response))
@@ -365,7 +417,7 @@ pub(super) struct UpdateBackupRequest {
 ///
 /// Kept beside the manifest, which never changes.
 #[utoipa::path(patch, path = "/backups/{id}", tag = BACKUPS,
-    params(("id" = String, Path, example = "backup_2026-11-23_10-30-00")),
+    params(("id" = String, Path, description = SELECTOR)),
     request_body(content = UpdateBackupRequest, example = json!({"pinned": true, "labels": {"reason": "audit"}})),
     responses(
         (status = 200, description = "The backup as it is now", body = BackupResponse),
@@ -387,9 +439,10 @@ pub(super) async fn update_backup(
                 pinned: request.pinned,
                 labels: request.labels,
             };
+            let id = repository.select(&Selector::parse(&id)?)?;
             let manifest = repository.annotate(&id, change)?;
-            let verification = repository.verification(&id)?;
-            Ok(BackupResponse::new(&manifest, verification))
+            let standing = repository.standing(&manifest)?;
+            Ok(BackupResponse::new(&manifest, standing))
         })
         .await?;
     Ok(Json(response))
@@ -411,7 +464,7 @@ pub(super) struct DeletedBackupResponse {
 /// Any one may go: no other depends on it. The bytes count all packs that no backup needs, those of
 /// earlier deletions included.
 #[utoipa::path(delete, path = "/backups/{id}", tag = BACKUPS,
-    params(("id" = String, Path, example = "backup_2026-11-23_10-30-00")),
+    params(("id" = String, Path, description = SELECTOR)),
     responses(
         (status = 200, body = DeletedBackupResponse),
         (status = 404, description = "No such backup"),
@@ -423,7 +476,9 @@ pub(super) async fn delete_backup(
 ) -> Result<Json<DeletedBackupResponse>, Problem> {
     let deleted = app
         .asking_repository(move |app| {
-            let deleted = delete::execute(&app.repository()?, &id, app.grace(), Utc::now());
+            let repository = app.repository()?;
+            let id = repository.select(&Selector::parse(&id)?)?;
+            let deleted = delete::execute(&repository, &id, app.grace(), Utc::now());
             app.backups_changed();
             deleted
         })

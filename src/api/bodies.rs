@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::config::ServerConfig;
 use crate::error::{Error, Kind, Result};
 
-/// Text of a body that is too long, as Chroma's server has it.
+/// Text of a body that is too long, as Chroma's server has it; what it may have follows.
 const TOO_LARGE: &str = "Failed to buffer the request body: length limit exceeded";
 /// Memory is counted in pieces of this many bytes.
 const PIECE: usize = 1_024;
@@ -102,13 +102,13 @@ impl Bodies {
         {
             self.discard(&mut body, pace, announced.min(2 * self.max_bytes))
                 .await?;
-            return Err(too_large());
+            return Err(self.too_large());
         }
         let mut held = Held(None);
         let mut whole = BytesMut::with_capacity(announced.unwrap_or(0).min(FIRST_ROOM));
         while let Some(part) = pace.next(&mut body, whole.len() as u64).await? {
             if part.len() > self.max_bytes - whole.len() {
-                return Err(too_large());
+                return Err(self.too_large());
             }
             let pieces = |bytes: usize| bytes.div_ceil(PIECE);
             let more = pieces(whole.len() + part.len()) - pieces(whole.len());
@@ -121,6 +121,12 @@ impl Bodies {
         }
         let body = Body::from(whole.freeze());
         Ok((Request::from_parts(parts, body), held))
+    }
+
+    fn too_large(&self) -> Error {
+        let most = self.max_bytes;
+        let text = format!("{TOO_LARGE}: it may have {most} bytes (server.max_body_bytes)");
+        Error::new(Kind::TooLarge, text).with("max_body_bytes", most)
     }
 
     fn hold(&self, held: &mut Held, pieces: usize) -> Result<()> {
@@ -152,8 +158,4 @@ impl Bodies {
         }
         Ok(())
     }
-}
-
-fn too_large() -> Error {
-    Error::new(Kind::TooLarge, TOO_LARGE)
 }

@@ -15,22 +15,19 @@ use super::openapi::RESTORE;
 use crate::app::App;
 use crate::error::Result;
 use crate::jobs::JobKind;
+use crate::model::selector::Selector;
 use crate::operations::drill;
 use crate::progress::Progress;
-
-fn latest() -> String {
-    "latest".to_owned()
-}
 
 /// Which backup to rehearse with.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = DrillRequest)]
 pub(super) struct DrillBody {
-    /// A backup's id, or `latest`.
-    #[serde(default = "latest")]
-    #[schema(default = "latest", example = "latest")]
-    backup: String,
+    /// A backup's id, `latest`, or `before:` and an RFC 3339 time.
+    #[serde(default)]
+    #[schema(value_type = String, default = "latest", example = "latest")]
+    backup: Selector,
 }
 
 /// Rehearse a restore

@@ -43,6 +43,12 @@ fn case(kind: Kind) -> Case {
         Kind::Unavailable => (503, "unavailable", "Not available now", "ChromaError"),
         Kind::Unimplemented => (501, "unimplemented", "Not implemented", "ChromaError"),
         Kind::StorageFault => (500, "storage-fault", "Storage fault", "InternalError"),
+        Kind::RepositoryUnusable => (
+            503,
+            "repository-unusable",
+            "The repository cannot be used",
+            "ChromaError",
+        ),
         Kind::BackupCorrupt => (
             422,
             "backup-corrupt",
@@ -79,8 +85,9 @@ fn case(kind: Kind) -> Case {
 
 /// Logged once, where it is handled: here.
 fn log(error: &Error, status: StatusCode) {
-    // Being busy is no fault; a store that takes no writes was logged when that began.
-    if status.is_server_error() && error.kind() != Kind::Unavailable {
+    // Being busy is no fault, nor is what is not offered; a store that takes no writes was logged when that began.
+    let expected = matches!(error.kind(), Kind::Unavailable | Kind::Unimplemented);
+    if status.is_server_error() && !expected {
         tracing::error!(error = ?error, "request failed");
     } else {
         tracing::debug!(error = ?error, "request refused");
@@ -88,7 +95,10 @@ fn log(error: &Error, status: StatusCode) {
 }
 
 fn finish(kind: Kind, mut response: Response) -> Response {
-    if matches!(kind, Kind::Unavailable | Kind::Overloaded) {
+    if matches!(
+        kind,
+        Kind::Unavailable | Kind::Overloaded | Kind::RepositoryUnusable
+    ) {
         response
             .headers_mut()
             .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));

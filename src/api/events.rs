@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 
 use super::error::Problem;
 use super::extract::OperationPath;
-use super::jobs::JobResponse;
+use super::jobs::{JobResponse, whole};
 use super::openapi::JOBS;
 use crate::app::App;
 use crate::error::{Error, Kind, Result};
@@ -104,7 +104,7 @@ impl Follower {
             // Forgotten since: there is nothing more to say.
             let record = self.app.jobs().get(&self.id).ok()?;
             let is_final = record.state.is_final();
-            let job = JobResponse::from(record);
+            let job = JobResponse::from(whole(&self.app, record).await.ok()?);
             if !is_final && self.app.is_draining() {
                 return None;
             }

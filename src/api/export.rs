@@ -16,10 +16,11 @@ use utoipa::{IntoParams, ToSchema};
 use super::backups::{BackupResponse, default_database, default_tenant};
 use super::error::Problem;
 use super::extract::{OperationPath, OperationQuery};
-use super::openapi::BACKUPS;
 use super::openapi::filters::Metadata;
+use super::openapi::{BACKUPS, SELECTOR};
 use crate::app::App;
 use crate::model::names::CollectionName;
+use crate::model::selector::Selector;
 use crate::operations::export::{self, ExportLayout};
 
 /// Bytes per chunk, and chunks under way: what a slow reader can make the service hold.
@@ -114,7 +115,7 @@ struct ExportedRecord {
 /// for each collection `collection`, `record`s, `collection_end`, then `end`); floats in the shortest form that reads back as the same bits.
 /// Damage that is found on the way breaks the download off, so that no reader takes it for whole.
 #[utoipa::path(get, path = "/backups/{id}/export", tag = BACKUPS,
-    params(("id" = String, Path, example = "backup_2026-11-23_10-30-00"), ExportQuery),
+    params(("id" = String, Path, description = SELECTOR, example = "latest"), ExportQuery),
     responses(
         (status = 200, description = "The document", content(
             (ExportedDocument = "application/json"),
@@ -137,12 +138,13 @@ pub(super) async fn export_backup(
         .map(|name| CollectionName::new(query.tenant, query.database, name));
     // Held until the download ends: a slow reader holds a thread as well.
     let permit = app.repository_permit()?;
-    let (repository, manifest, collection) = app
+    let (repository, manifest, standing, collection) = app
         .on_thread(move |app| {
             let repository = app.repository()?;
-            let manifest = repository.backup(&id)?;
+            let manifest = repository.selected(&Selector::parse(&id)?)?;
             export::select(&manifest, collection.as_ref())?;
-            Ok((repository, manifest, collection))
+            let standing = repository.standing(&manifest)?;
+            Ok((repository, manifest, standing, collection))
         })
         .await?;
     let disposition = format!("attachment; filename=\"{}.{extension}\"", manifest.id);
@@ -150,8 +152,7 @@ pub(super) async fn export_backup(
     tokio::task::spawn_blocking(move || {
         let _permit = permit;
         let mut out = BufWriter::with_capacity(CHUNK_BYTES, ChunkWriter(sender.clone()));
-        let verification = repository.verification(&manifest.id).unwrap_or_default();
-        let backup = json!(BackupResponse::new(&manifest, verification));
+        let backup = json!(BackupResponse::new(&manifest, standing));
         let outcome = export::select(&manifest, collection.as_ref())
             .and_then(|collections| {
                 export::write(&repository, &collections, &backup, layout, &mut out)

@@ -1,6 +1,6 @@
 //! Extraction of bodies and queries with the errors of each family.
 
-use axum::body::to_bytes;
+use axum::body::{HttpBody as _, to_bytes};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::error::{ChromaError, Problem};
+use super::wording;
 use crate::app::App;
 use crate::error::{Error, Kind, Result};
 pub(super) use crate::model::object::Object;
@@ -20,16 +21,22 @@ impl<T: DeserializeOwned> FromRequest<App> for OperationBody<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _: &App) -> Result<Self, Self::Rejection> {
-        let bytes = read_json(request).await?;
+        // An empty one is taken whatever its content type says.
+        let bytes = match request.body().is_end_stream() {
+            true => Bytes::new(),
+            false => read_json(request).await?,
+        };
         let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
-        let Object(value) = parse_json(text).map_err(|error| {
+        let parsed = parse_json(text).map_err(|bad| {
             // serde_json calls a number in the place of a word bad JSON.
             let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(text).is_ok();
-            match error.kind() {
-                Kind::InvalidArgument if is_json => Error::unprocessable(error.message()),
-                _ => error,
+            if bad.is_shape || is_json {
+                Error::unprocessable(wording::of_shape(&bad.path, &bad.what))
+            } else {
+                Error::invalid(wording::of_syntax(&bad.what))
             }
-        })?;
+        });
+        let Object(value) = parsed?;
         Ok(Self(value))
     }
 }
@@ -43,7 +50,20 @@ impl ChromaBody {
     /// # Errors
     /// `InvalidArgument` when it is not JSON, `Unprocessable` when it has the wrong shape.
     pub(super) fn parse<'a, T: Deserialize<'a>>(&'a self) -> Result<T> {
-        parse_json(&self.0)
+        parse_json(&self.0).map_err(|bad| {
+            // Its own words: clients look for them.
+            let text = match bad.path.as_str() {
+                "" | "." | "?" => bad.what,
+                path => format!("{path}: {}", bad.what),
+            };
+            if bad.is_shape {
+                Error::unprocessable(format!(
+                    "Failed to deserialize the JSON body into the target type: {text}"
+                ))
+            } else {
+                Error::invalid(format!("Failed to parse the request body as JSON: {text}"))
+            }
+        })
     }
 }
 
@@ -85,25 +105,33 @@ fn is_json(headers: &HeaderMap) -> bool {
     essence.eq_ignore_ascii_case("application/json")
 }
 
-fn parse_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T> {
+/// What is wrong with a JSON body, in the parser's words.
+struct BadJson {
+    /// It is JSON, of another shape than is wanted.
+    is_shape: bool,
+    /// Where, if the parser got as far; "." is the whole.
+    path: String,
+    what: String,
+}
+
+fn parse_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, BadJson> {
     if let Ok(value) = serde_json::from_slice(bytes) {
         return Ok(value);
     }
     // Only the path to what is wrong needs the slower way.
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let parsed = serde_path_to_error::deserialize(&mut deserializer);
-    let (text, category) = match parsed {
-        Err(error) => (error.to_string(), error.into_inner().classify()),
+    let (path, error) = match parsed {
+        Err(error) => (error.path().to_string(), error.into_inner()),
         Ok(value) => match deserializer.end() {
             Ok(()) => return Ok(value),
-            Err(error) => (error.to_string(), error.classify()),
+            Err(error) => (String::new(), error),
         },
     };
-    Err(match category {
-        serde_json::error::Category::Data => Error::unprocessable(format!(
-            "Failed to deserialize the JSON body into the target type: {text}"
-        )),
-        _ => Error::invalid(format!("Failed to parse the request body as JSON: {text}")),
+    Err(BadJson {
+        is_shape: error.is_data(),
+        path,
+        what: error.to_string(),
     })
 }
 
@@ -144,7 +172,12 @@ impl<T: DeserializeOwned> FromRequestParts<App> for OperationQuery<T> {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Self::Rejection> {
         match Query::from_request_parts(parts, app).await {
             Ok(Query(query)) => Ok(Self(query)),
-            Err(rejection) => Err(Problem(Error::unprocessable(rejection.body_text()))),
+            Err(rejection) => {
+                let text = rejection.body_text();
+                let what = text.strip_prefix("Failed to deserialize query string: ");
+                let what = wording::of_shape("", what.unwrap_or(&text));
+                Err(Problem(Error::unprocessable(what)))
+            }
         }
     }
 }

@@ -26,6 +26,7 @@ use crate::error::{Error, Kind, Result};
 use crate::jobs::JobKind;
 use crate::operations::import::{self, DocumentFormat};
 use crate::progress::Progress;
+use crate::repository::Standing;
 
 /// Received bytes after which the room on the disk is looked at again.
 const ROOM_STEP: u64 = 16 * 1024 * 1024;
@@ -39,7 +40,7 @@ pub(super) struct ImportQuery {
     #[param(value_type = Option<ExportFormat>, inline, example = "json")]
     format: Option<ExportFormat>,
     /// Answer when the job ends (at most `jobs.wait_timeout_ms`) instead of at once.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "super::jobs::wait")]
     #[param(example = true)]
     wait: bool,
 }
@@ -54,6 +55,7 @@ struct Received {
 /// Takes a document in.
 async fn receive(headers: &HeaderMap, body: Body, app: &App) -> Result<Received> {
     check_media_type(headers)?;
+    check_encoding(headers)?;
     let announced = headers
         .get(header::CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
@@ -99,6 +101,28 @@ async fn receive(headers: &HeaderMap, body: Body, app: &App) -> Result<Received>
     })
 }
 
+/// What the document is packed by, it says itself by how it begins; the header only has to name something that is
+/// unpacked here.
+fn check_encoding(headers: &HeaderMap) -> Result<()> {
+    const KNOWN: [&str; 5] = ["identity", "gzip", "x-gzip", "deflate", "zstd"];
+    for value in headers.get_all(header::CONTENT_ENCODING) {
+        let text = value.to_str().unwrap_or_default().to_ascii_lowercase();
+        if let Some(unknown) = text
+            .split(',')
+            .map(str::trim)
+            .find(|coding| !KNOWN.contains(coding))
+        {
+            return Err(Error::new(
+                Kind::UnsupportedMediaType,
+                format!(
+                    "Content-Encoding: {unknown:?} is not unpacked here: gzip, deflate or zstd"
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// JSON, or lines of it.
 fn check_media_type(headers: &HeaderMap) -> Result<()> {
     let Some(value) = headers.get(header::CONTENT_TYPE) else {
@@ -125,7 +149,8 @@ fn check_media_type(headers: &HeaderMap) -> Result<()> {
 ///
 /// The document of `GET /backups/{id}/export`, in either form. It is taken in as a stream, checked record by
 /// record, and refused with the position of the first thing that is wrong: an id that stands twice, a wrong
-/// dimension, a number that is not finite, a digest that the records do not have. It may be packed by gzip or zstd.
+/// dimension, a number that is not finite, a digest that the records do not have. It may be packed by gzip, deflate
+/// (zlib) or zstd, and begin with a byte order mark.
 #[utoipa::path(post, path = "/backups/import", tag = BACKUPS, params(ImportQuery, KeyHeader),
     request_body(description = "An export, as JSON or JSON Lines", content(
         (ExportedDocument = "application/json", example = json!({"format": "vectorkeep-export", "version": 1, "collections": [{"name": "articles", "records":
@@ -169,6 +194,7 @@ pub(super) async fn import_backup(
         ExportFormat::Json => DocumentFormat::Json,
         ExportFormat::Jsonl => DocumentFormat::JsonLines,
     });
+    let received_at = Utc::now();
     run_job(&app, verb, StatusCode::CREATED, move |app| {
         let (repository, settings) = (app.repository()?, app.import_settings());
         repository.probe()?;
@@ -176,8 +202,8 @@ pub(super) async fn import_backup(
         Ok(Planned::new(Box::new(move |progress: &Progress| {
             let path = received.spooled.path();
             let manifest =
-                import::execute(&repository, path, format, &settings, Utc::now(), progress)?;
-            Ok(json!(BackupResponse::new(&manifest, None)))
+                import::execute(&repository, path, format, &settings, received_at, progress)?;
+            Ok(json!(BackupResponse::new(&manifest, Standing::unknown())))
         })))
     })
     .await

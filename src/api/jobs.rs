@@ -8,6 +8,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
+use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
@@ -17,7 +18,7 @@ use super::extract::{OperationPath, OperationQuery};
 use super::openapi::{JOBS, words};
 use crate::access::Caller;
 use crate::app::App;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::jobs::{JobKind, JobProblem, JobRecord, JobState, RequestKey, Submission, Work};
 use crate::model::names::CollectionName;
 use crate::progress::Progress;
@@ -98,9 +99,32 @@ impl From<JobRecord> for JobResponse {
 #[into_params(parameter_in = Query)]
 pub(super) struct WaitQuery {
     /// Answer when the job ends (at most `jobs.wait_timeout_ms`) instead of at once.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "wait")]
     #[param(example = true)]
     pub(super) wait: bool,
+}
+
+/// `?wait`, `?wait=1` and `?wait=True` mean `?wait=true`.
+///
+/// # Errors
+/// Where it is neither of these nor the opposite.
+pub(super) fn wait<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    flag(&text).ok_or_else(|| D::Error::custom(format!("wait: {text:?} is neither true nor false")))
+}
+
+fn flag(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "" | "1" | "true" => Some(true),
+        "0" | "false" => Some(false),
+        _ => None,
+    }
+}
+
+/// Whether a part of a query string asks to wait.
+pub(super) fn asks_to_wait(pair: &str) -> bool {
+    let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+    name == "wait" && flag(value) == Some(true)
 }
 
 /// What a caller says beside the body of a long verb.
@@ -120,7 +144,6 @@ pub(super) struct KeyHeader {
     /// 1 to 255 visible ASCII characters.
     #[param(
         rename = "Idempotency-Key",
-        example = "nightly-2026-11-23",
         min_length = 1,
         max_length = 255,
         pattern = "^[!-~]{1,255}$"
@@ -259,7 +282,7 @@ pub(super) async fn run_job(
     let submit = move |app: &App| {
         let known = verb.key.as_ref().map(|key| app.jobs().keyed(key));
         if let Some(known) = known.transpose()?.flatten() {
-            return Ok(known);
+            return app.jobs().whole(known);
         }
         let Planned { claims, work } = plan(app)?;
         app.jobs().submit(Submission {
@@ -274,7 +297,8 @@ pub(super) async fn run_job(
     let job = app.asking_repository(submit).await?;
     let timeout = Duration::from_millis(app.config().jobs.wait_timeout_ms);
     let job = if wait {
-        app.jobs().wait(&job.id, timeout).await?
+        let job = app.jobs().wait(&job.id, timeout).await?;
+        whole(app, job).await?
     } else {
         job
     };
@@ -389,6 +413,15 @@ pub(super) async fn list_jobs(
         .list(query.state, query.kind, query.cursor.as_deref(), limit + 1);
     let more = jobs.len() > limit;
     jobs.truncate(limit);
+    if jobs.iter().any(|job| job.result_is_stored) {
+        let whole = |app: &App| {
+            let jobs = jobs.into_iter().map(|job| app.jobs().whole(job));
+            // One that was forgotten meanwhile is left out.
+            jobs.filter(|job| !matches!(job, Err(error) if error.kind() == Kind::NotFound))
+                .collect::<Result<Vec<_>>>()
+        };
+        jobs = app.on_thread(whole).await?;
+    }
     Ok(Json(JobsResponse {
         next_cursor: jobs.last().filter(|_| more).map(|job| job.id.clone()),
         jobs: jobs.into_iter().map(JobResponse::from).collect(),
@@ -402,7 +435,16 @@ pub(super) async fn get_job(
     State(app): State<App>,
     OperationPath(id): OperationPath,
 ) -> Result<Json<JobResponse>, Problem> {
-    Ok(Json(app.jobs().get(&id)?.into()))
+    let job = app.jobs().get(&id)?;
+    Ok(Json(whole(&app, job).await?.into()))
+}
+
+/// A job with its result, for which the store may have to be asked.
+pub(super) async fn whole(app: &App, job: JobRecord) -> Result<JobRecord> {
+    if job.result_is_stored {
+        return app.on_thread(move |app| app.jobs().whole(job)).await;
+    }
+    Ok(job)
 }
 
 /// Cancel a job
@@ -416,6 +458,8 @@ pub(super) async fn cancel_job(
     State(app): State<App>,
     OperationPath(id): OperationPath,
 ) -> Result<Json<JobResponse>, Problem> {
-    let job = app.blocking(move |app| app.jobs().cancel(&id)).await?;
+    let job = app
+        .blocking(move |app| app.jobs().whole(app.jobs().cancel(&id)?))
+        .await?;
     Ok(Json(job.into()))
 }

@@ -16,11 +16,12 @@ use uuid::Uuid;
 use super::access;
 use super::bodies::Bodies;
 use super::error::{Problem, refusal};
+use super::jobs::asks_to_wait;
 use super::measure;
 use crate::app::App;
 use crate::error::{Error, Kind};
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACE_ID: HeaderName = HeaderName::from_static("chroma-trace-id");
 /// A request id that a client sends is taken over up to this length.
 const MAX_REQUEST_ID_BYTES: usize = 128;
@@ -70,7 +71,7 @@ pub(super) async fn identify(request: Request, next: Next) -> Response {
     let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     span.in_scope(|| {
         let status = status.as_u16();
-        if status >= 500 && status != 503 {
+        if status >= 500 && ![501, 503].contains(&status) {
             tracing::warn!(status, duration_ms, "request answered");
         } else {
             tracing::debug!(status, duration_ms, "request answered");
@@ -157,7 +158,7 @@ pub(super) async fn bound(State(bounds): State<Bounds>, request: Request, next: 
         && request
             .uri()
             .query()
-            .is_some_and(|query| query.split('&').any(|pair| pair == "wait=true"));
+            .is_some_and(|query| query.split('&').any(asks_to_wait));
     let mut timeout = bounds.timeout;
     // A dry run may have to read all that the job would.
     if waits || PLANNED_PATHS.contains(&path.as_str()) {

@@ -11,6 +11,9 @@ use utoipa::openapi::{InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder};
 
 use crate::error::{Error, Result};
 
+/// What stands in a path where a backup is meant.
+pub(super) const SELECTOR: &str = "A backup's id, `latest` (the newest restorable one), or `before:` and an RFC 3339 time (the newest restorable one of that moment or before)";
+
 /// Tags, as Swagger UI groups by them.
 pub(super) const COLLECTIONS: &str = "Collections";
 pub(super) const BACKUPS: &str = "Backups";

@@ -20,10 +20,12 @@ use super::openapi::filters::Where;
 use super::openapi::{RESTORE, words};
 use crate::app::App;
 use crate::disk;
-use crate::error::Result;
+use crate::engine::Namespaces;
+use crate::error::{Error, Result};
 use crate::jobs::JobKind;
 use crate::model::filter::Filter;
 use crate::model::names::CollectionName;
+use crate::model::selector::Selector;
 use crate::operations::conflict::{self, Action, OnConflict, RecordCounts, Winner};
 use crate::operations::restore::{
     self, RestoreOutcome, RestoreRequest, RestoreSelection, Selection,
@@ -64,9 +66,9 @@ struct RestoreCollection {
 #[serde(deny_unknown_fields)]
 #[schema(as = RestoreRequest)]
 pub(super) struct RestoreBody {
-    /// A backup's id, or `latest`.
-    #[schema(example = "latest")]
-    backup: String,
+    /// A backup's id, `latest`, or `before:` and an RFC 3339 time.
+    #[schema(value_type = String, example = "latest")]
+    backup: Selector,
     /// These collections; all without.
     #[schema(value_type = Option<Vec<RestoreCollection>>)]
     collections: Option<Vec<Object<RestoreCollection>>>,
@@ -77,6 +79,9 @@ pub(super) struct RestoreBody {
     /// Whose record stays in a merge where both sides have its id: `backup` or `live`.
     #[schema(default = "backup")]
     merge_winner: Option<MergeWinner>,
+    /// With `replace`: clients that hold the collection's id go on with what takes its place. (A `merge` always keeps it.)
+    #[serde(default)]
+    keep_id: bool,
     /// Only these records.
     ids: Option<Vec<String>>,
     /// Only records that match, as in Chroma's `get`.
@@ -118,11 +123,17 @@ impl RestoreBody {
                 .collect()
         });
         check_ids(app, self.ids.as_deref())?;
+        if self.keep_id && !matches!(self.on_conflict, OnConflict::Replace | OnConflict::Merge) {
+            return Err(Error::unprocessable(
+                "keep_id is only for on_conflict \"replace\" (a merge keeps the id by itself)",
+            ));
+        }
         Ok(RestoreRequest {
             backup: self.backup,
             collections: collections.transpose()?,
             on_conflict: self.on_conflict,
             winner: conflict::winner(self.on_conflict, self.merge_winner.map(Winner::from))?,
+            keep_id: self.keep_id,
             records: Selection {
                 ids: self.ids.map(|ids| Arc::new(ids.into_iter().collect())),
                 filter: filter.map(Arc::new),
@@ -165,8 +176,8 @@ fn result(outcome: &RestoreOutcome) -> Value {
                 "digest": restored.digest,
                 // A digest is only there when it was compared and found equal.
                 "verified": restored.digest.is_some(),
-                "missing": restored.missing,
-                "missing_ids": restored.missing_ids,
+                "missing": restored.missing.count,
+                "missing_ids": restored.missing.first,
             })
         })
         .collect();
@@ -174,8 +185,33 @@ fn result(outcome: &RestoreOutcome) -> Value {
         "backup": outcome.backup,
         "created_at": outcome.created_at,
         "collections": collections,
+        "tenants": tenant_names(&outcome.namespaces),
+        "databases": DatabaseReference::all(&outcome.namespaces),
         "duration_ms": outcome.duration_ms,
     })
+}
+
+/// A database that is made.
+#[derive(Debug, Serialize, ToSchema)]
+struct DatabaseReference {
+    tenant: String,
+    database: String,
+}
+
+impl DatabaseReference {
+    fn all(namespaces: &Namespaces) -> Vec<Self> {
+        let databases = namespaces.databases.iter();
+        let reference = |(tenant, database): &(String, String)| Self {
+            tenant: tenant.clone(),
+            database: database.clone(),
+        };
+        databases.map(reference).collect()
+    }
+}
+
+fn tenant_names(namespaces: &Namespaces) -> Vec<String> {
+    let tenants = namespaces.tenants.iter();
+    tenants.map(|tenant| tenant.name.clone()).collect()
 }
 
 /// What a restore would do to one collection.
@@ -188,6 +224,10 @@ struct PlannedCollection {
     action: Action,
     #[serde(flatten)]
     counts: PlannedCounts,
+    /// `ids` that are not in the backup.
+    missing: u64,
+    /// The first 20 of them.
+    missing_ids: Vec<String>,
 }
 
 /// Records, compared by id with those of the target.
@@ -219,6 +259,10 @@ impl From<RecordCounts> for PlannedCounts {
 pub(super) struct RestorePlanResponse {
     backup: String,
     collections: Vec<PlannedCollection>,
+    /// Tenants that it would make, where everything is restored.
+    tenants: Vec<String>,
+    /// Databases that it would make, where everything is restored.
+    databases: Vec<DatabaseReference>,
     /// Disk that it takes, at most.
     needed_bytes: u64,
     available_bytes: u64,
@@ -236,13 +280,17 @@ fn preview(
     Ok(RestorePlanResponse {
         backup: preview.backup,
         collections: collections
-            .map(|(name, target, counts)| PlannedCollection {
-                name: name.name,
-                to: CollectionReference::from(&target.name),
-                action: target.action,
-                counts: counts.into(),
+            .map(|planned| PlannedCollection {
+                name: planned.name.name,
+                to: CollectionReference::from(&planned.target.name),
+                action: planned.target.action,
+                counts: planned.counts.into(),
+                missing: planned.missing.count,
+                missing_ids: planned.missing.first,
             })
             .collect(),
+        tenants: tenant_names(&preview.namespaces),
+        databases: DatabaseReference::all(&preview.namespaces),
         needed_bytes: plan.needed_bytes,
         available_bytes: disk::available_bytes(app.engine().data_dir())?,
     })
@@ -260,8 +308,9 @@ impl From<&CollectionName> for CollectionReference {
 
 /// Restore a backup
 ///
-/// Built aside under a new id, compared with the backup's count and digest, then made visible in one step
-/// for all collections: readers see the old or the new state, a failure or a crash leaves the old.
+/// Built aside, compared with the backup's count and digest, then made visible in one step for all collections:
+/// readers see the old or the new state, a failure or a crash leaves the old. A merge keeps the collection's id, and so
+/// does `replace` with `keep_id`; else the restored collection has a new one.
 #[utoipa::path(post, path = "/restore", tag = RESTORE, params(WaitQuery, KeyHeader),
     request_body(content = RestoreBody, examples(
         ("Everything, beside what is there" = (value = json!({"backup": "latest", "on_conflict": "rename"}))),

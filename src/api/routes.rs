@@ -5,18 +5,18 @@ use axum::http::{HeaderName, HeaderValue, header};
 use axum::routing::get;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, Any, CorsLayer};
-use utoipa::openapi::OpenApi;
+use utoipa::openapi::{OpenApi, Server};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
-use utoipa_swagger_ui::SwaggerUi;
+use utoipa_swagger_ui::{Config as SwaggerConfig, SwaggerUi};
 
 use super::layers::{self, Bounds};
-use super::measure;
 use super::{
     access, backups, chroma, collections, compactions, drills, environments, events, export,
     health, imports, jobs, keys, metrics, migrations, openapi, page, prunings, restores,
     verifications,
 };
+use super::{measure, newline};
 use crate::app::App;
 
 /// All routes of the operations family.
@@ -65,14 +65,24 @@ pub(super) fn described() -> (Router<App>, OpenApi) {
 /// The whole service as a router.
 pub fn router(app: &App) -> Router {
     measure::start();
-    let (routes, spec) = described();
+    let (routes, mut spec) = described();
+    let base_path = &app.config().server.base_path;
+    if !base_path.is_empty() {
+        spec.servers = Some(vec![Server::new(base_path)]);
+    }
+    // Seen from /docs/, wherever that is.
+    let swagger = SwaggerConfig::new(["../openapi.json"]);
     let routes = page::files()
         .fold(
             routes.route("/", get(page::index)),
             |routes, (path, file)| routes.route(path, file),
         )
         .merge(chroma::undocumented())
-        .merge(SwaggerUi::new("/docs").url("/openapi.json", spec));
+        .merge(
+            SwaggerUi::new("/docs")
+                .config(swagger)
+                .url("/openapi.json", spec),
+        );
     let routes = routes
         .layer(axum::middleware::from_fn_with_state(
             Bounds::new(app),
@@ -90,6 +100,7 @@ pub fn router(app: &App) -> Router {
     routes
         .layer(CatchPanicLayer::custom(layers::panicked))
         .layer(axum::middleware::from_fn(layers::identify))
+        .layer(axum::middleware::from_fn(newline::end_with_newline))
         .layer(axum::middleware::from_fn(measure::measure))
         .with_state(app.clone())
 }

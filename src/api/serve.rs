@@ -12,7 +12,6 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::http::Request;
-use axum::response::Response;
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -22,7 +21,9 @@ use tokio::sync::watch;
 use tower::ServiceExt as _;
 
 use super::connections::{Busy, Connection, Connections};
+use super::newline::longer_by;
 use super::paced::{Paced, Patience};
+use super::prefix::Prefix;
 use super::routes::router;
 use super::tls::Certificates;
 use crate::app::App;
@@ -37,7 +38,7 @@ const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// An answer is handed on in pieces of at most this.
 const PIECE_BYTES: usize = 64 * 1024;
 /// What a connection is told for which there is no place.
-const NO_PLACE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+const NO_PLACE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nchroma-trace-id: 00000000000000000000000000000000\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
 /// Serves until `shutdown` resolves, then finishes running requests within the configured grace period
 /// and closes the application.
@@ -63,6 +64,7 @@ pub async fn serve(
     let settings = &app.config().server;
     let server = Server {
         router: router(&app),
+        prefix: Prefix::new(&settings.base_path),
         patience: Patience {
             grace: Duration::from_millis(settings.write_timeout_ms),
             bytes_per_second: settings.min_body_bytes_per_second,
@@ -128,6 +130,7 @@ async fn pause_after(error: &std::io::Error) {
 
 struct Server {
     router: Router,
+    prefix: Prefix,
     certificates: Option<Arc<Certificates>>,
     connections: Arc<Connections>,
     header_timeout: Duration,
@@ -169,14 +172,14 @@ impl Server {
             return;
         };
         let connection = Arc::new(connection);
-        let router = self.router.clone();
+        let routes = (self.router.clone(), self.prefix.clone());
         let timeout = self.header_timeout;
         // TLS sends of its own as well: the bound is below it.
         let stream = Paced::new(stream, self.patience);
         let acceptor = self.certificates.as_ref().map(|found| found.acceptor());
         tokio::spawn(async move {
             let Some(acceptor) = acceptor else {
-                return answer(stream, router, timeout, connection, stopped).await;
+                return answer(stream, routes, timeout, connection, stopped).await;
             };
             let handshake = tokio::time::timeout(timeout, acceptor.accept(stream));
             let mut stops = stopped.clone();
@@ -186,7 +189,7 @@ impl Server {
                 _ = stops.wait_for(|stopped| *stopped) => return,
             };
             match stream {
-                Ok(Ok(stream)) => answer(stream, router, timeout, connection, stopped).await,
+                Ok(Ok(stream)) => answer(stream, routes, timeout, connection, stopped).await,
                 Ok(Err(error)) => tracing::debug!(%from, %error, "no TLS connection"),
                 Err(_) => tracing::debug!(%from, "a TLS handshake took too long"),
             }
@@ -203,7 +206,7 @@ async fn refuse(mut stream: TcpStream) {
 /// Answers the requests of one connection until it ends, is to make room, or the service stops.
 async fn answer<S>(
     stream: S,
-    router: Router,
+    (router, prefix): (Router, Prefix),
     header_timeout: Duration,
     connection: Arc<Connection>,
     mut stopped: watch::Receiver<bool>,
@@ -213,17 +216,21 @@ async fn answer<S>(
     let place = Arc::clone(&connection);
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         let busy = place.request();
-        let router = router.clone();
+        let (router, prefix) = (router.clone(), prefix.clone());
         async move {
-            let answer: std::result::Result<Response, Infallible> =
-                router.oneshot(request.map(Body::new)).await;
-            answer.map(|response| {
-                response.map(|body| Answered {
-                    body,
-                    rest: Bytes::new(),
-                    _busy: busy,
-                })
-            })
+            let response = match prefix.strip(request.map(Body::new)) {
+                Ok(request) => router
+                    .oneshot(request)
+                    .await
+                    .map(|response| prefix.put(response))?,
+                Err(redirect) => redirect,
+            };
+            let answer: std::result::Result<_, Infallible> = Ok(response.map(|body| Answered {
+                body,
+                rest: Bytes::new(),
+                _busy: busy,
+            }));
+            answer
         }
     });
     let mut served = pin!(
@@ -294,12 +301,6 @@ impl HttpBody for Answered {
     }
 
     fn size_hint(&self) -> SizeHint {
-        let (left, body) = (self.rest.len() as u64, self.body.size_hint());
-        let mut hint = SizeHint::new();
-        hint.set_lower(body.lower() + left);
-        if let Some(upper) = body.upper() {
-            hint.set_upper(upper + left);
-        }
-        hint
+        longer_by(&self.body.size_hint(), self.rest.len() as u64)
     }
 }

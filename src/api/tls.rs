@@ -7,7 +7,6 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -105,8 +104,7 @@ fn server_config(
     // The error of the parser could show a part of the key.
     let key = PrivateKeyDer::from_pem_slice(key)
         .map_err(|_| bad_key("it holds no private key".to_owned()))?;
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
+    let mut config = ServerConfig::builder_with_provider(crate::tls::provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| Error::internal("TLS cannot be set up").because(error))?
         .with_no_client_auth()

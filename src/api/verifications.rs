@@ -10,10 +10,12 @@ use utoipa::ToSchema;
 use super::error::Problem;
 use super::extract::{OperationBody, OperationPath};
 use super::jobs::{Asked, JobResponse, KeyHeader, Planned, WaitQuery, run_job};
-use super::openapi::BACKUPS;
+use super::openapi::{BACKUPS, SELECTOR};
 use crate::app::App;
 use crate::error::{Error, Kind, Result};
 use crate::jobs::JobKind;
+use crate::model::selector::Selector;
+use crate::repository::Named;
 use crate::repository::format::VerificationLevel;
 
 /// How to verify.
@@ -40,11 +42,11 @@ enum AskedLevel {
 
 /// Verify a backup
 ///
-/// Without restoring it. The result is `{"level", "ok", "checked_packs", "checked_records",
+/// Without restoring it. The result is `{"backup", "level", "ok", "checked_packs", "checked_records",
 /// "checked_bytes", "problems"}`; damage fails the job, with the result filled. The newest result stands in
 /// the backup.
 #[utoipa::path(post, path = "/backups/{id}/verify", tag = BACKUPS,
-    params(("id" = String, Path, example = "backup_2026-11-23_10-30-00"), WaitQuery, KeyHeader),
+    params(("id" = String, Path, description = SELECTOR, example = "latest"), WaitQuery, KeyHeader),
     request_body(content = VerifyBody, example = json!({"level": "records"})),
     responses(
         (status = 200, description = "Sound (with `wait`)", body = JobResponse),
@@ -64,15 +66,23 @@ pub(super) async fn verify_backup(
             "level must be \"manifest\", \"checksums\" or \"records\"; for a drill: POST /drills";
         return Err(Error::unprocessable(refused).into());
     }
-    let request = json!({"backup": id, "level": body.level});
+    let selector = Selector::parse(&id)?;
+    let request = json!({"backup": selector, "level": body.level});
     let verb = asked.verb(JobKind::Verification, request);
     run_job(&app, verb, StatusCode::OK, move |app| {
-        match app.repository()?.backup(&id) {
-            // A damaged manifest is what a verification is to find.
-            Err(error) if error.kind() != Kind::BackupCorrupt => return Err(error),
-            _ => {}
+        let repository = app.repository()?;
+        // A restart asks again which one is the latest; what is in the queue keeps to this one.
+        let Named { id, manifest } = repository.named(&selector)?;
+        if manifest.is_none() {
+            match repository.backup(&id) {
+                // A damaged manifest is what a verification is to find.
+                Err(error) if error.kind() != Kind::BackupCorrupt => return Err(error),
+                _ => {}
+            }
         }
-        Ok(Planned::new(app.verification_work(id, body.level)))
+        Ok(Planned::new(
+            app.verification_work(Selector::Id(id), body.level),
+        ))
     })
     .await
 }

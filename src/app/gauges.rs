@@ -3,7 +3,7 @@
 
 use std::sync::LazyLock;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use metrics::Gauge;
 use parking_lot::Mutex;
 
@@ -12,6 +12,7 @@ use crate::disk;
 use crate::engine::Usage;
 use crate::error::Result;
 use crate::meters::{self, gauge};
+use crate::repository::{BackupsSeen, Restorable};
 
 /// What was seen when it was last looked at.
 #[derive(Clone, Copy, Debug, Default)]
@@ -25,6 +26,7 @@ struct Gauges {
     records: Gauge,
     sequence: Gauge,
     poisoned: Gauge,
+    longest_call: Gauge,
     draining: Gauge,
     searches: Gauge,
     queued: Gauge,
@@ -48,6 +50,10 @@ static GAUGES: LazyLock<Mutex<Gauges>> = LazyLock::new(|| {
         poisoned: gauge(
             "vectorkeep_store_poisoned",
             "1 when no writes are taken any more after a storage fault.",
+        ),
+        longest_call: gauge(
+            "vectorkeep_store_longest_call_seconds",
+            "How long the oldest call into the store's files has lasted, to an eighth of storage.sync_timeout_ms; a sync that hangs shows here first.",
         ),
         draining: gauge(
             "vectorkeep_draining",
@@ -75,6 +81,45 @@ static GAUGES: LazyLock<Mutex<Gauges>> = LazyLock::new(|| {
     })
 });
 
+/// Metrics of the backups as they were seen last; those of an age are absent where there is no such backup.
+fn backups_text(seen: &BackupsSeen) -> String {
+    let mut text = String::new();
+    let mut metric = |name: &str, help: &str, lines: &[(Option<Restorable>, f64)]| {
+        text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} gauge\n"));
+        for (restorable, value) in lines {
+            let labels = restorable.map(|word| format!("{{restorable=\"{}\"}}", word.word()));
+            text.push_str(&format!("{name}{} {value}\n", labels.unwrap_or_default()));
+        }
+    };
+    let of = |restorable: Restorable| seen.by_standing.get(&restorable).copied();
+    let counts =
+        Restorable::ALL.map(|word| (Some(word), of(word).map_or(0, |(count, _)| count) as f64));
+    let age = |made: DateTime<Utc>| (Utc::now() - made).num_milliseconds().max(0) as f64 / 1_000.0;
+    let ages = Restorable::ALL.map(|word| Some((Some(word), age(of(word)?.1?))));
+    let ages: Vec<_> = ages.into_iter().flatten().collect();
+    metric(
+        "vectorkeep_backups",
+        "Backups whose manifest can be read, by what is known of them.",
+        &counts,
+    );
+    metric(
+        "vectorkeep_newest_backup_age_seconds",
+        "Age of the newest backup of each kind; absent without one.",
+        &ages,
+    );
+    metric(
+        "vectorkeep_damaged_packs",
+        "Packs of backups that are known to be damaged or missing.",
+        &[(None, seen.damaged_packs.len() as f64)],
+    );
+    metric(
+        "vectorkeep_repository_bytes",
+        "Stored bytes of all packs in the repository.",
+        &[(None, seen.packs_bytes as f64)],
+    );
+    text
+}
+
 /// Not a number where it could not be found out.
 fn number(value: Option<u64>) -> f64 {
     value.map_or(f64::NAN, |value| value as f64)
@@ -92,7 +137,7 @@ impl App {
         let mut text = meters::render();
         drop(gauges);
         if let Some(verified) = self.last_verified_backup() {
-            // A gauge of the recorder could not go away again with the backup.
+            // A gauge of the recorder could not go away again with the backup. An older name of one of those below.
             let age_ms = (Utc::now() - verified.created_at).num_milliseconds();
             let name = "vectorkeep_newest_verified_backup_age_seconds";
             let help = "Age of the newest backup that a verification or a drill found sound; absent without one.";
@@ -100,6 +145,9 @@ impl App {
             text.push_str(&format!(
                 "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {age}\n"
             ));
+        }
+        if let Some(seen) = self.monitor().backups() {
+            text.push_str(&backups_text(&seen));
         }
         text
     }
@@ -112,6 +160,7 @@ impl App {
         gauges.records.set(records as f64);
         gauges.sequence.set(engine.sequence() as f64);
         gauges.poisoned.set(flag(engine.fault().is_some()));
+        gauges.longest_call.set(engine.longest_call().as_secs_f64());
         gauges.draining.set(flag(self.is_draining()));
         gauges.searches.set(engine.running_searches() as f64);
         let (queued, running) = self.jobs().under_way();

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::App;
 use crate::config::HealthConfig;
+use crate::engine::CollectionInfo;
 use crate::error::Result;
 use crate::health::deep::{DeepCheck, DeepChecks, DeepLimits, Work};
 use crate::health::monitor::Monitor;
@@ -46,7 +47,7 @@ impl App {
         self.monitor().last_verified()
     }
 
-    fn monitor(&self) -> &Monitor {
+    pub(super) fn monitor(&self) -> &Monitor {
         &self.inner.monitor
     }
 
@@ -101,7 +102,10 @@ impl App {
         crate::health::clear_probes(self.engine().data_dir());
         self.monitor().look_at_disk(self.engine(), health);
         // Which backup to restore is the first thing to know then.
-        if self.engine().fault().is_some() && !repository_is_remote {
+        let engine = self.engine();
+        let is_damaged = |info: &CollectionInfo| engine.damage_of(info.descriptor.id).is_some();
+        let is_sound = engine.fault().is_none() && !engine.all_collections().iter().any(is_damaged);
+        if !is_sound && !repository_is_remote {
             self.look_at_backups();
         }
         self.repeat(health.monitor_interval_ms, Self::look_at_storage);
@@ -138,11 +142,16 @@ impl App {
     }
 
     fn look_at_backups(&self) {
-        let seen = self
-            .repository()
-            .and_then(|repository| repository.backups_seen());
+        let seen = self.repository().and_then(|repository| {
+            let known = self
+                .known_repository()
+                .filter(|known| *known != repository.id());
+            let mut seen = repository.backups_seen()?;
+            seen.other_repository = known;
+            Ok(seen)
+        });
         match seen {
-            Ok(seen) => self.monitor().note_backups(seen),
+            Ok(seen) => self.monitor().note_backups(Ok(seen)),
             // What it asks with goes away then.
             Err(error) if self.is_draining() => {
                 tracing::debug!(?error, "the backups were not looked at again");
@@ -152,6 +161,7 @@ impl App {
                     ?error,
                     "what backups there are is not known; what was known stands"
                 );
+                self.monitor().note_backups(Err(error));
             }
         }
     }
@@ -161,7 +171,11 @@ impl App {
         let weak = Arc::downgrade(&self.inner);
         let mut jobs = self.jobs().backup_changes();
         let changed = Arc::clone(&self.inner.backups_changed);
-        let interval = Duration::from_millis(self.config().repository.sweep_interval_ms.max(1));
+        let config = self.config();
+        let interval = Duration::from_millis(config.repository.sweep_interval_ms.max(1));
+        let sooner = interval.min(Duration::from_millis(
+            config.health.monitor_interval_ms.max(1),
+        ));
         self.inner.runtime.spawn(async move {
             loop {
                 let Some(inner) = weak.upgrade() else {
@@ -173,6 +187,12 @@ impl App {
                     Ok(())
                 });
                 let looked = looked.await;
+                // That it is back shows soon.
+                let pause = if app.monitor().is_unreadable() {
+                    sooner
+                } else {
+                    interval
+                };
                 drop(app);
                 if let Err(error) = looked {
                     tracing::warn!(?error, "looking at the backups failed");
@@ -182,7 +202,7 @@ impl App {
                         return;
                     },
                     () = changed.notified() => {}
-                    () = tokio::time::sleep(interval) => {}
+                    () = tokio::time::sleep(pause) => {}
                 }
             }
         });

@@ -11,6 +11,7 @@ use super::App;
 use crate::engine::CatchUp;
 use crate::error::{Error, Result};
 use crate::jobs::{JobKind, JobRecord, Work};
+use crate::model::selector::Selector;
 use crate::operations::prune::{self, Rules};
 use crate::operations::{compact, verify};
 use crate::progress::Progress;
@@ -19,7 +20,7 @@ use crate::repository::format::VerificationLevel;
 /// The request of a verification, as its job records it.
 #[derive(Clone, Debug, Deserialize)]
 struct VerificationRequest {
-    backup: String,
+    backup: Selector,
     level: VerificationLevel,
 }
 
@@ -65,10 +66,11 @@ impl App {
     }
 
     /// The work of a verification's job.
-    pub fn verification_work(&self, id: String, level: VerificationLevel) -> Work {
+    pub fn verification_work(&self, backup: Selector, level: VerificationLevel) -> Work {
         let app = self.clone();
         Box::new(move |progress: &Progress| {
             let repository = app.repository()?;
+            let id = repository.select(&backup)?;
             let outcome = verify::execute(&repository, &id, level, Utc::now(), progress)?;
             if outcome.ok {
                 Ok(json!(outcome))

@@ -41,7 +41,7 @@ impl HealthConfig {
         }
         if self.monitor_interval_ms < 10 {
             return Err(Error::invalid(
-                "health.monitor_interval_ms must be at least 10",
+                "health.monitor_interval_ms must be at least 10 ms",
             ));
         }
         Ok(())

@@ -17,6 +17,7 @@ use crate::repository::check_url;
 )]
 pub struct RepositoryConfig {
     pub url: String,
+    pub begin_new: bool,
     pub compression_level: i32,
     pub pack_bytes: u64,
     pub pack_threads: usize,
@@ -24,6 +25,7 @@ pub struct RepositoryConfig {
     pub max_last_round: usize,
     pub max_rounds: usize,
     pub max_label_bytes: usize,
+    pub max_manifest_bytes: u64,
     pub grace_ms: u64,
     pub sweep_interval_ms: u64,
     pub lock_wait_ms: u64,
@@ -61,7 +63,7 @@ impl RepositoryConfig {
         }
         if !(65_536..=268_435_456).contains(&self.pack_bytes) {
             return Err(Error::invalid(
-                "repository.pack_bytes must be 65536 to 268435456",
+                "repository.pack_bytes must be 65536 to 268435456 bytes",
             ));
         }
         // Rows and what they become, on each thread and where they are gathered.
@@ -73,9 +75,14 @@ impl RepositoryConfig {
                  2 more, must not be above jobs.memory_bytes",
             ));
         }
+        if self.max_manifest_bytes < 65_536 {
+            return Err(Error::invalid(
+                "repository.max_manifest_bytes must be at least 65536",
+            ));
+        }
         if self.lock_stale_ms < 1_000 {
             return Err(Error::invalid(
-                "repository.lock_stale_ms must be at least 1000",
+                "repository.lock_stale_ms must be at least 1000 ms",
             ));
         }
         Ok(())

@@ -1,10 +1,10 @@
 //! Settings of what listens: the server, who is let in, and TLS.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use super::listen::ListenAddress;
 use super::{countable, positive};
 use crate::access::{KeyConfig, KeySources};
 use crate::error::{Error, Result};
@@ -20,7 +20,8 @@ const MAX_THREADS: usize = 512;
     reason = "explained in config.toml, which is the baseline"
 )]
 pub struct ServerConfig {
-    pub listen: SocketAddr,
+    pub listen: ListenAddress,
+    pub base_path: String,
     pub allow_reset: bool,
     pub max_body_bytes: usize,
     pub max_receiving_bytes: usize,
@@ -67,6 +68,16 @@ impl ServerConfig {
             ("server.max_receiving_bytes", self.max_receiving_bytes),
             ("server.max_connections", self.max_connections),
         ])?;
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-._~/".contains(c);
+        let is_path = self.base_path.starts_with('/')
+            && !self.base_path.ends_with('/')
+            && !self.base_path.contains("//")
+            && self.base_path.chars().all(plain);
+        if !(self.base_path.is_empty() || is_path) {
+            return Err(Error::invalid(
+                "server.base_path must be empty or a path such as \"/vectors\", without a slash at its end",
+            ));
+        }
         if self.max_threads > MAX_THREADS {
             return Err(Error::invalid(format!(
                 "server.max_threads must be at most {MAX_THREADS}"

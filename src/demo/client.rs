@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::records::DemoRecord;
 use crate::error::{Error, Result};
+use crate::tls::client_builder;
 
 const DATABASE: &str = "/api/v2/tenants/default_tenant/databases/default_database";
 
@@ -36,10 +37,7 @@ impl Client {
     pub(super) fn new(address: SocketAddr) -> Self {
         Self {
             // A proxy of the environment is not for what runs in this process.
-            http: reqwest::Client::builder()
-                .no_proxy()
-                .build()
-                .unwrap_or_default(),
+            http: client_builder().no_proxy().build().unwrap_or_default(),
             base: format!("http://{address}"),
         }
     }

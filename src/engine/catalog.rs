@@ -13,10 +13,13 @@ use uuid::Uuid;
 use super::collection::Collection;
 use super::format::Head;
 use super::markers::BackupMarker;
-use super::store::{Batch, Store, Tree, prefix_end};
+use super::store::{Batch, Store, Tree, Value, named, prefix_end};
 use crate::error::{Error, Result};
-use crate::model::collection::CollectionDescriptor;
+use crate::model::collection::{CollectionDefinition, CollectionDescriptor, Lifecycle};
+use crate::model::metadata::Metadata;
 use crate::model::names::CollectionName;
+use crate::model::schema;
+use crate::model::stored::{self, Stored};
 
 const TENANT: u8 = b't';
 const DATABASE: u8 = b'd';
@@ -46,6 +49,22 @@ pub struct Database {
     pub tenant: String,
 }
 
+/// Tenants and databases.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Namespaces {
+    /// Tenants, by name.
+    pub tenants: Vec<Tenant>,
+    /// Tenant and name of databases, in this order.
+    pub databases: Vec<(String, String)>,
+}
+
+impl Namespaces {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.tenants.is_empty() && self.databases.is_empty()
+    }
+}
+
 /// Everything by name, in memory.
 #[derive(Default)]
 pub(super) struct Catalog {
@@ -53,9 +72,49 @@ pub(super) struct Catalog {
     pub(super) databases: BTreeMap<(String, String), Database>,
     pub(super) names: BTreeMap<CollectionName, Uuid>,
     pub(super) collections: BTreeMap<Uuid, Arc<Collection>>,
+    /// Ids that clients know collections by, where they are others than those of their content. One whose collection
+    /// is gone leads nowhere.
+    pub(super) public_ids: BTreeMap<Uuid, Uuid>,
 }
 
 impl Catalog {
+    /// All tenants and databases.
+    pub(super) fn namespaces(&self) -> Namespaces {
+        Namespaces {
+            tenants: self.tenants.values().cloned().collect(),
+            databases: self.databases.keys().cloned().collect(),
+        }
+    }
+
+    /// Those of some tenants and databases that are not there.
+    pub(super) fn missing(&self, of: &Namespaces) -> Namespaces {
+        let tenants = of.tenants.iter();
+        let databases = of.databases.iter();
+        Namespaces {
+            tenants: tenants
+                .filter(|tenant| !self.tenants.contains_key(&tenant.name))
+                .cloned()
+                .collect(),
+            databases: databases
+                .filter(|database| !self.databases.contains_key(*database))
+                .cloned()
+                .collect(),
+        }
+    }
+
+    /// The collection that clients know by this id.
+    pub(super) fn addressed(&self, public_id: Uuid) -> Option<&Arc<Collection>> {
+        let own = self.collections.get(&public_id);
+        own.or_else(|| self.collections.get(self.public_ids.get(&public_id)?))
+    }
+
+    /// Notes under which id clients know a collection.
+    pub(super) fn note_public_id(&mut self, descriptor: &CollectionDescriptor) {
+        if let Some(public_id) = descriptor.public_id {
+            self.public_ids.insert(public_id, descriptor.id);
+        }
+    }
+
     /// Databases of a tenant, by name.
     pub(super) fn databases_of<'a>(
         &'a self,
@@ -118,17 +177,38 @@ pub(super) fn marker_prefix(collection: Uuid) -> Vec<u8> {
     id_key(MARKER, collection)
 }
 
+/// All markers of all collections, each with the repository that it is of.
+pub(super) fn all_markers(store: &Store) -> impl Iterator<Item = Result<(Uuid, BackupMarker)>> {
+    let prefix = vec![MARKER];
+    let end = prefix_end(&prefix);
+    store.scan(Tree::Catalog, prefix, end).map(|entry| {
+        let (key, value) = entry?;
+        let repository = key.get(17..).and_then(|id| Uuid::from_slice(id).ok());
+        let repository = repository.ok_or_else(|| {
+            Error::storage("a backup's marker does not say which repository it is of")
+        })?;
+        Ok((repository, stored::decode(&value)?))
+    })
+}
+
 fn name_key(name: &CollectionName) -> Vec<u8> {
     key(NAME, &[&name.tenant, &name.database, &name.name])
 }
 
-fn json<T: Serialize>(value: &T) -> Vec<u8> {
-    serde_json::to_vec(value).expect("catalog values have string keys only")
+impl Stored for Tenant {
+    const NAME: &'static str = "a tenant's catalog entry";
 }
 
-pub(super) fn from_json<'a, T: Deserialize<'a>>(payload: &'a [u8]) -> Result<T> {
-    serde_json::from_slice(payload)
-        .map_err(|error| Error::storage("a catalog entry cannot be decoded").because(error))
+impl Stored for Database {
+    const NAME: &'static str = "a database's catalog entry";
+}
+
+impl Stored for CollectionDescriptor {
+    const NAME: &'static str = "a collection's catalog entry";
+}
+
+impl Stored for BackupMarker {
+    const NAME: &'static str = "a marker of a backup";
 }
 
 /// Catalog changes of a batch.
@@ -147,7 +227,11 @@ pub(super) trait CatalogBatch {
 
 impl CatalogBatch for Batch {
     fn put_tenant(&mut self, tenant: &Tenant) {
-        self.put(Tree::Catalog, key(TENANT, &[&tenant.name]), json(tenant));
+        self.put(
+            Tree::Catalog,
+            key(TENANT, &[&tenant.name]),
+            stored::encode(tenant),
+        );
     }
 
     fn remove_tenant(&mut self, name: &str) {
@@ -156,7 +240,7 @@ impl CatalogBatch for Batch {
 
     fn put_database(&mut self, database: &Database) {
         let key = key(DATABASE, &[&database.tenant, &database.name]);
-        self.put(Tree::Catalog, key, json(database));
+        self.put(Tree::Catalog, key, stored::encode(database));
     }
 
     fn remove_database(&mut self, tenant: &str, name: &str) {
@@ -165,7 +249,7 @@ impl CatalogBatch for Batch {
 
     fn put_descriptor(&mut self, descriptor: &CollectionDescriptor) {
         let key = id_key(DESCRIPTOR, descriptor.id);
-        self.put(Tree::Catalog, key, json(descriptor));
+        self.put(Tree::Catalog, key, stored::encode(descriptor));
     }
 
     fn put_head(&mut self, id: Uuid, head: &Head) {
@@ -187,48 +271,143 @@ impl CatalogBatch for Batch {
 
     fn put_marker(&mut self, collection: Uuid, repository: Uuid, marker: &BackupMarker) {
         let key = marker_key(collection, repository);
-        self.put(Tree::Catalog, key, json(marker));
+        self.put(Tree::Catalog, key, stored::encode(marker));
     }
 }
 
-/// The catalog as stored, before records are loaded.
+/// The catalog as stored, before records are loaded. What is damaged in it stands for itself: of tenants and databases the
+/// key says all but a second name and an id.
 #[derive(Default)]
 pub(super) struct StoredCatalog {
     pub(super) tenants: Vec<Tenant>,
     pub(super) databases: Vec<Database>,
     pub(super) descriptors: Vec<CollectionDescriptor>,
-    pub(super) names: Vec<(Vec<u8>, Uuid)>,
+    /// Collections whose descriptor cannot be read, and why.
+    undescribed: Vec<(Uuid, String)>,
+    /// Keys of names, and where they lead; `None` where that cannot be read.
+    names: Vec<(Vec<u8>, Option<Uuid>)>,
+}
+
+/// Takes apart what [`key`] joined, without its kind.
+fn parts(mut key: &[u8]) -> Option<Vec<String>> {
+    let mut parts = Vec::new();
+    while let Some((len, rest)) = key.split_first_chunk::<2>() {
+        let (part, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes(*len)))?;
+        parts.push(String::from_utf8(part.to_vec()).ok()?);
+        key = rest;
+    }
+    key.is_empty().then_some(parts)
+}
+
+/// The name that a key of a name is of.
+fn named_by(key: &[u8]) -> Option<CollectionName> {
+    let parts = parts(key.get(1..)?)?;
+    match parts.as_slice() {
+        [tenant, database, name] => Some(CollectionName::new(tenant, database, name)),
+        _ => None,
+    }
+}
+
+fn read<T: Stored>(value: Result<Value>) -> Result<T> {
+    value.and_then(|value| Ok(stored::decode(&value)?))
 }
 
 impl StoredCatalog {
     /// Reads the whole catalog.
     pub(super) fn read(store: &Store) -> Result<Self> {
         let mut catalog = Self::default();
-        for entry in store.scan(Tree::Catalog, vec![0], prefix_end(&[u8::MAX - 1]), true) {
-            let (key, value) = entry?;
-            match key.first() {
-                Some(&TENANT) => catalog.tenants.push(from_json(&value)?),
-                Some(&DATABASE) => catalog.databases.push(from_json(&value)?),
-                Some(&DESCRIPTOR) => catalog.descriptors.push(from_json(&value)?),
-                Some(&NAME) => {
-                    let id = Uuid::from_slice(&value)
-                        .map_err(|error| Error::storage("a name points nowhere").because(error))?;
-                    catalog.names.push((key.to_vec(), id));
-                }
-                _ => {}
-            }
+        for entry in store.scan(Tree::Catalog, vec![0], prefix_end(&[u8::MAX - 1])) {
+            let (key, value) = named(entry)?;
+            catalog.add(&key, value);
         }
         Ok(catalog)
     }
 
-    /// Whether a stored name points to this collection.
+    fn add(&mut self, key: &[u8], value: Result<Value>) {
+        let Some((kind, rest)) = key.split_first() else {
+            return;
+        };
+        match *kind {
+            TENANT => match (read(value), parts(rest).as_deref()) {
+                (Ok(tenant), _) => self.tenants.push(tenant),
+                (Err(error), Some([name])) => {
+                    tracing::error!(tenant = name, ?error, "a tenant has lost its resource name");
+                    self.tenants.push(Tenant {
+                        name: name.clone(),
+                        resource_name: None,
+                    });
+                }
+                (Err(error), _) => tracing::error!(?error, "a tenant is passed over"),
+            },
+            DATABASE => match (read(value), parts(rest).as_deref()) {
+                (Ok(database), _) => self.databases.push(database),
+                (Err(error), Some([tenant, name])) => {
+                    tracing::error!(
+                        tenant,
+                        database = name,
+                        ?error,
+                        "a database has lost its id"
+                    );
+                    self.databases.push(Database {
+                        id: Uuid::nil(),
+                        name: name.clone(),
+                        tenant: tenant.clone(),
+                    });
+                }
+                (Err(error), _) => tracing::error!(?error, "a database is passed over"),
+            },
+            DESCRIPTOR => match (read(value), Uuid::from_slice(rest)) {
+                (Ok(descriptor), _) => self.descriptors.push(descriptor),
+                (Err(error), Ok(id)) => self.undescribed.push((id, error.message().to_owned())),
+                (Err(error), Err(_)) => tracing::error!(?error, "a collection is passed over"),
+            },
+            NAME => {
+                let id = value.ok().and_then(|value| Uuid::from_slice(&value).ok());
+                self.names.push((key.to_vec(), id));
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether a stored name points to this collection. Where one leads cannot always be read; there is one live
+    /// collection of a name at most.
     pub(super) fn points_to(&self, descriptor: &CollectionDescriptor) -> bool {
         let key = name_key(&descriptor.name);
         self.names
             .binary_search_by(|(name, _)| name.as_slice().cmp(&key))
             .ok()
             .and_then(|at| self.names.get(at))
-            .is_some_and(|(_, id)| *id == descriptor.id)
+            .is_some_and(|(_, id)| id.is_none_or(|id| id == descriptor.id))
+    }
+
+    /// Collections that have a name and no descriptor that can be read, with what stands in its place and why. Those
+    /// without a name are left as they are.
+    pub(super) fn undescribed(&self) -> Result<Vec<(CollectionDescriptor, String)>> {
+        let mut found = Vec::new();
+        for (id, why) in &self.undescribed {
+            let name = self.names.iter().find(|(_, to)| *to == Some(*id));
+            let Some(name) = name.and_then(|(key, _)| named_by(key)) else {
+                tracing::error!(collection.id = %id, why, "a collection without name is passed over");
+                continue;
+            };
+            let (configuration, schema) = schema::reconcile(&Metadata::new(), None, None, 1)?;
+            let definition = CollectionDefinition {
+                metadata: Metadata::new(),
+                configuration,
+                schema,
+                dimension: None,
+            };
+            let descriptor = CollectionDescriptor {
+                id: *id,
+                name,
+                definition,
+                lifecycle: Lifecycle::Live,
+                root: None,
+                public_id: None,
+            };
+            found.push((descriptor, why.clone()));
+        }
+        Ok(found)
     }
 }
 
@@ -248,5 +427,8 @@ mod tests {
     fn keys_of_different_names_differ() {
         assert_ne!(key(NAME, &["ab", "c"]), key(NAME, &["a", "bc"]));
         assert_ne!(key(NAME, &["a", ""]), key(NAME, &["a"]));
+        let name = CollectionName::new("ünï", "", "name");
+        assert_eq!(named_by(&name_key(&name)), Some(name));
+        assert_eq!(named_by(&key(NAME, &["a", "b"])), None);
     }
 }

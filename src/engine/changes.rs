@@ -12,11 +12,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use super::catalog::Namespaces;
 use super::collection::{Collection, CollectionInfo};
 use super::format::{self, StoredRecord};
+use super::pace::Pursuit;
 use super::staging::Exclusive;
 use super::store::{Scan, Tree, prefix_end};
 use super::{Engine, Inner};
@@ -44,7 +48,8 @@ pub struct Tombstone {
     pub id: String,
 }
 
-/// Bounds of catching up with writes that go on.
+/// Bounds of catching up with writes that go on. Where a round is not half as long as the one before writers are slowed to half
+/// the rate of copying.
 #[derive(Clone, Copy, Debug)]
 pub struct CatchUp {
     /// Changes that the last round may read while writes wait.
@@ -79,6 +84,10 @@ pub struct FinalPart {
 pub struct Final {
     /// The moment, as a sequence.
     pub sequence: u64,
+    /// The moment, as the clock told it.
+    pub at: DateTime<Utc>,
+    /// Every tenant and database at that moment.
+    pub namespaces: Namespaces,
     /// Every collection of the cut, by id. One that was dropped meanwhile is not here.
     pub parts: BTreeMap<Uuid, FinalPart>,
 }
@@ -88,6 +97,7 @@ pub struct Cut {
     engine: Engine,
     scope: CutScope,
     token: u64,
+    pursuit: Pursuit,
     /// Per collection, the sequence that its layers so far are complete up to.
     watermarks: BTreeMap<Uuid, u64>,
 }
@@ -107,7 +117,10 @@ static NEXT_TOKEN: AtomicU64 = AtomicU64::new(1);
 
 impl Engine {
     /// Begins a cut: from now on the tombstones it may need are kept.
-    pub fn begin_cut(&self, scope: CutScope) -> Cut {
+    ///
+    /// # Errors
+    /// `Unavailable` when a call into the store hangs.
+    pub fn begin_cut(&self, scope: CutScope) -> Result<Cut> {
         self.begin_cut_since(scope, BTreeMap::new())
     }
 
@@ -123,10 +136,13 @@ impl Engine {
 
     /// Begins a cut that has some collections as of a sequence already: of these only what changed since
     /// is copied. Those whose deletions since then are not all kept are copied whole.
-    pub fn begin_cut_since(&self, scope: CutScope, since: BTreeMap<Uuid, u64>) -> Cut {
+    ///
+    /// # Errors
+    /// `Unavailable` when a call into the store hangs.
+    pub fn begin_cut_since(&self, scope: CutScope, since: BTreeMap<Uuid, u64>) -> Result<Cut> {
         let token = NEXT_TOKEN.fetch_add(1, Ordering::Relaxed);
         // Under the write lock everything up to the sequence is published.
-        let writer = self.inner.writer.lock();
+        let writer = self.inner.lock_writer()?;
         let mut watermarks = since;
         watermarks.retain(|id, since| {
             let head = self
@@ -140,12 +156,17 @@ impl Engine {
         let pin = watermarks.values().copied().min();
         let pin = pin.unwrap_or(writer.sequence);
         self.inner.pins.lock().push((token, pin));
-        Cut {
+        let collections = match &scope {
+            CutScope::All => None,
+            CutScope::Collections(ids) => Some(ids.iter().copied().collect()),
+        };
+        Ok(Cut {
             engine: self.clone(),
             scope,
             token,
+            pursuit: self.inner.pace.pursuit(collections),
             watermarks,
-        }
+        })
     }
 }
 
@@ -173,7 +194,7 @@ impl Cut {
         collection.check_readable()?;
         let watermark = self.watermarks.get(&id).copied();
         let (upto, changed) = {
-            let writer = inner.writer.lock();
+            let writer = inner.lock_writer()?;
             let state = collection.state.read();
             let changed = watermark.map(|since| state.columns.changed_after(since));
             (writer.sequence, changed)
@@ -193,14 +214,14 @@ impl Cut {
     }
 
     /// Takes the last round under the write lock, unless more than `max_changes` records and deletions have to
-    /// be read there, and goes on to `last` before it lets go of it. `None`: there is more to do first.
+    /// be read there, and goes on to `last` before it lets go of it. Else what there is to do first.
     fn try_finish<T>(
         &mut self,
         max_changes: usize,
         last: &mut Option<impl FnOnce(Final, &mut Exclusive<'_>) -> Result<T>>,
-    ) -> Result<Result<T, Vec<Uuid>>> {
+    ) -> Result<Result<T, Behind>> {
         let inner = &self.engine.inner;
-        let mut exclusive = inner.exclusive();
+        let mut exclusive = inner.exclusive()?;
         let ids = self.collections();
         let mut pending = 0;
         let mut behind = Vec::new();
@@ -226,7 +247,10 @@ impl Cut {
             }
         }
         if pending > max_changes {
-            return Ok(Err(behind));
+            return Ok(Err(Behind {
+                collections: behind,
+                changes: pending as u64,
+            }));
         }
         let mut parts = BTreeMap::new();
         for id in ids {
@@ -239,7 +263,13 @@ impl Cut {
         let last = last
             .take()
             .ok_or_else(|| Error::internal("a cut ended twice"))?;
-        last(Final { sequence, parts }, &mut exclusive).map(Ok)
+        let done = Final {
+            sequence,
+            at: Utc::now(),
+            namespaces: inner.catalog.read().namespaces(),
+            parts,
+        };
+        last(done, &mut exclusive).map(Ok)
     }
 
     /// Runs layers over all collections until the cut can be finished. `copy` gets each layer.
@@ -267,13 +297,20 @@ impl Cut {
         mut copy: impl FnMut(Uuid, Layer) -> Result<()>,
         last: impl FnOnce(Final, &mut Exclusive<'_>) -> Result<T>,
     ) -> Result<T> {
-        let mut due = self.collections();
+        let mut due = Behind {
+            collections: self.collections(),
+            changes: u64::MAX,
+        };
         let mut last = Some(last);
         for round in 0.. {
-            for id in due {
+            let (began, mut copied) = (Instant::now(), 0);
+            for id in due.collections {
                 progress.check()?;
                 match self.next_layer(id) {
-                    Ok(layer) => copy(id, layer)?,
+                    Ok(layer) => {
+                        copied += layer.changes();
+                        copy(id, layer)?;
+                    }
                     // A cut of everything is of what exists at its moment.
                     Err(error)
                         if error.kind() == Kind::NotFound
@@ -289,14 +326,32 @@ impl Cut {
             };
             match self.try_finish(bound, &mut last)? {
                 Ok(done) => return Ok(done),
-                Err(behind) => due = behind,
+                Err(behind) => {
+                    let before = copied.min(due.changes);
+                    self.pursuit
+                        .hold_back(before, behind.changes, copied, began.elapsed());
+                    due = behind;
+                }
             }
         }
         Err(Error::internal("a cut did not end"))
     }
 }
 
+/// What a cut has to copy before it can end.
+struct Behind {
+    collections: Vec<Uuid>,
+    /// Records and deletions.
+    changes: u64,
+}
+
 impl Layer {
+    /// Records and deletions in it, about: writes go on.
+    fn changes(&self) -> u64 {
+        let records = self.changed.as_ref().map(|changed| changed.len() as u64);
+        records.unwrap_or(self.info.head.count) + self.tombstones.len() as u64
+    }
+
     /// Whether this is the whole collection rather than changes to it.
     pub fn is_base(&self) -> bool {
         self.changed.is_none()
@@ -356,7 +411,7 @@ impl Inner {
     fn tombstone_entries_after(&self, collection: &Collection, since: u64) -> Scan<'_> {
         let start = format::tombstone_key(collection.id, since.saturating_add(1), 0);
         let end = prefix_end(collection.id.as_bytes());
-        self.store.scan(Tree::Tombstones, start, end, true)
+        self.store.scan(Tree::Tombstones, start, end)
     }
 
     /// Deletions after a sequence, in sequence order.

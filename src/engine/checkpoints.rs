@@ -4,7 +4,7 @@
 use uuid::Uuid;
 
 use super::catalog::{CHECKPOINT, checkpoint_key};
-use super::store::{Batch, Store, Tree, Value, prefix_end};
+use super::store::{Batch, Store, Tree, Value, named, prefix_end};
 use super::{Engine, Staging};
 use crate::error::{Error, Result};
 use crate::model::collection::Lifecycle;
@@ -54,12 +54,12 @@ impl Engine {
         found.map(|value| decode(key, &value)).transpose()
     }
 
-    /// All checkpoints, by key.
+    /// All checkpoints, by key. Damaged ones are passed over: they were logged at the start.
     ///
     /// # Errors
-    /// `StorageFault`.
+    /// `StorageFault` when the store itself cannot be read.
     pub fn checkpoints(&self) -> Result<Vec<StoredCheckpoint>> {
-        read(&self.inner.store)
+        read(&self.inner.store, |_, _| ())
     }
 
     /// Whether there is such a staged collection, fit for this purpose.
@@ -83,18 +83,21 @@ fn decode(key: &str, value: &Value) -> Result<StoredCheckpoint> {
     })
 }
 
-/// Reads all checkpoints of a store.
-pub(super) fn read(store: &Store) -> Result<Vec<StoredCheckpoint>> {
+/// Reads all checkpoints of a store; `damaged` is told of those that cannot be read.
+pub(super) fn read(
+    store: &Store,
+    mut damaged: impl FnMut(&str, &Error),
+) -> Result<Vec<StoredCheckpoint>> {
     let prefix = vec![CHECKPOINT];
     let end = prefix_end(&prefix);
-    store
-        .scan(Tree::Catalog, prefix, end, true)
-        .map(|entry| {
-            let (stored, value) = entry?;
-            let key = stored.get(1..).unwrap_or_default();
-            let key = std::str::from_utf8(key)
-                .map_err(|error| Error::storage("a checkpoint has no name").because(error))?;
-            decode(key, &value)
-        })
-        .collect()
+    let mut found = Vec::new();
+    for entry in store.scan(Tree::Catalog, prefix, end) {
+        let (key, value) = named(entry)?;
+        let key = String::from_utf8_lossy(key.get(1..).unwrap_or_default()).into_owned();
+        match value.and_then(|value| decode(&key, &value)) {
+            Ok(checkpoint) => found.push(checkpoint),
+            Err(error) => damaged(&key, &error),
+        }
+    }
+    Ok(found)
 }

@@ -3,7 +3,7 @@
 //! The write path, which takes the store-wide lock, is in `write.rs`; filling the memory when the store is
 //! opened is in `load.rs`.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwapOption;
 use parking_lot::{Mutex, RwLock};
@@ -25,6 +25,8 @@ pub(super) struct Collection {
     /// Whether vectors and metadata are kept in memory; not where records are only looked up.
     pub(super) in_memory: bool,
     pub(super) state: RwLock<CollectionState>,
+    /// What was met while it was served: no more is written to it. What is read is checked, and true.
+    met: OnceLock<String>,
     /// The inspection that runs, which writers tell what they do. It changes under the write lock only.
     pub(super) watch: ArcSwapOption<Watch>,
     /// Held by an inspection while it runs: one at a time.
@@ -100,6 +102,7 @@ impl Collection {
                 tombstones: 0,
                 damage: None,
             }),
+            met: OnceLock::new(),
             watch: ArcSwapOption::empty(),
             inspecting: Mutex::new(()),
         }
@@ -114,33 +117,63 @@ impl Collection {
         }
     }
 
+    /// Why nothing is written to it, if so.
+    pub(super) fn damage(&self) -> Option<String> {
+        let at_start = self.state.read().damage.clone();
+        at_start.or_else(|| self.met.get().cloned())
+    }
+
+    /// Notes damage that was met while it was served.
+    pub(super) fn note_damage(&self, damage: &str) {
+        if self.met.set(damage.to_owned()).is_ok() {
+            tracing::error!(
+                collection.id = %self.id,
+                damage,
+                "a collection is damaged; nothing is written to it any more, the others are served"
+            );
+        }
+    }
+
+    /// Notes what is damage of this collection, and no fault of the whole store.
+    fn noted<T>(&self, store: &Store, read: Result<T>) -> Result<T> {
+        read.inspect_err(|error| {
+            if error.kind() == Kind::StorageFault && !store.is_faulted() {
+                self.note_damage(error.message());
+            }
+        })
+    }
+
     /// # Errors
     /// `Unavailable` when a record of this collection could not be read at start: answers would be
     /// silently incomplete.
     pub(super) fn check_readable(&self) -> Result<()> {
         match &self.state.read().damage {
             None => Ok(()),
-            Some(damage) => Err(Error::new(
-                Kind::Unavailable,
-                format!(
-                    "the collection is damaged ({damage}); restore it from a backup with on_conflict \
-                     \"replace\" into a healthy data directory"
-                ),
-            )),
+            Some(damage) => Err(refused(damage)),
+        }
+    }
+
+    /// # Errors
+    /// `Unavailable` when damage of it is known: nothing is written on top of that.
+    pub(super) fn check_writable(&self) -> Result<()> {
+        match self.damage() {
+            None => Ok(()),
+            Some(damage) => Err(refused(&damage)),
         }
     }
 
     /// Ordinal of an id, if the record exists.
     pub(super) fn ordinal_of(&self, store: &Store, id: &str) -> Result<Option<u64>> {
-        store
-            .get(Tree::Ids, &format::id_key(self.id, id))?
+        let found = store.get(Tree::Ids, &format::id_key(self.id, id));
+        self.noted(store, found)?
             .map(|payload| format::le_u64(&payload))
             .transpose()
     }
 
     /// The stored payload of a record.
     pub(super) fn payload(&self, store: &Store, ordinal: u64) -> Result<Option<Value>> {
-        let payload = store.get(Tree::Records, &format::record_key(self.id, ordinal))?;
+        let found = store.get(Tree::Records, &format::record_key(self.id, ordinal));
+        let payload = self.noted(store, found)?;
         if let Some(payload) = &payload {
             store.check_committed(format::record_sequence(payload)?)?;
         }
@@ -157,8 +190,8 @@ impl Collection {
         let end = prefix_end(self.id.as_bytes());
         let mut whole = AfterFault::of(self, store, start);
         let mut stopped = false;
-        for entry in store.scan(Tree::Records, format::record_key(self.id, start), end, true) {
-            let (key, value) = entry?;
+        for entry in store.scan(Tree::Records, format::record_key(self.id, start), end) {
+            let (key, value) = self.noted(store, entry.map_err(Error::from))?;
             let ordinal = format::be_u64(format::after_collection(&key)?)?;
             let stored = StoredRecord::decode(&value)?;
             whole.check(store, ordinal, &stored)?;
@@ -187,6 +220,16 @@ impl Collection {
         }
         Ok(())
     }
+}
+
+fn refused(damage: &str) -> Error {
+    Error::new(
+        Kind::Unavailable,
+        format!(
+            "the collection is damaged ({damage}): restore it from a backup with on_conflict \"replace\", or drop it. \
+             Other collections are not affected"
+        ),
+    )
 }
 
 /// What a scan is held against once sled has failed: half a refused batch may stand in the trees, and what was

@@ -1,6 +1,7 @@
 //! What the store takes on the disk, and the compaction that gives space back.
 
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use super::{CatchUp, Engine, meters};
 use crate::disk;
@@ -10,6 +11,8 @@ use crate::progress::Progress;
 /// What a record takes beside its canonical bytes: two keys, two frames, sequence and hash, its share of
 /// inner nodes.
 const RECORD_OVERHEAD_BYTES: u64 = 200;
+/// A write of a record is one of two keys at least: its own, and that of its id.
+const KEYS_PER_RECORD: u64 = 2;
 /// What a tombstone takes.
 const TOMBSTONE_BYTES: u64 = 100;
 
@@ -63,18 +66,25 @@ impl Engine {
     pub fn compact(&self, catch_up: CatchUp, progress: &Progress) -> Result<()> {
         let inner = &self.inner;
         let compaction = inner.store.begin_compaction()?;
-        progress.phase("copying", self.usage()?.records);
+        let mut before = self.usage()?.records;
+        progress.phase("copying", before);
         compaction.copy(progress)?;
         progress.phase("catching up", 0);
+        let pursuit = inner.pace.pursuit(None);
         for _ in 0..catch_up.max_rounds {
             // Synced now, there is little left to sync under the lock.
             compaction.sync()?;
-            if compaction.catch_up()? <= catch_up.max_last_round {
+            let began = Instant::now();
+            let copied = compaction.catch_up()?;
+            if copied <= catch_up.max_last_round {
                 break;
             }
+            let records = copied as u64 / KEYS_PER_RECORD;
+            pursuit.hold_back(before, records, records, began.elapsed());
+            before = records;
         }
         progress.commit()?;
-        let writer = inner.writer.lock();
+        let writer = inner.lock_writer()?;
         if inner.closing.load(Ordering::Acquire) {
             return Err(Error::new(
                 Kind::Unavailable,

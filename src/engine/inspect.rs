@@ -133,22 +133,23 @@ struct Watching<'a> {
 }
 
 impl<'a> Watching<'a> {
-    fn begin(inner: &'a Inner, collection: &'a Collection) -> Self {
+    fn begin(inner: &'a Inner, collection: &'a Collection) -> Result<Self> {
         // No batch is under way then: each is either in what will be read, or announced.
-        let _writer = inner.writer.lock();
+        let _writer = inner.lock_writer()?;
         let watch = Arc::new(Watch::new(collection.info().head.next_ordinal));
         collection.watch.store(Some(Arc::clone(&watch)));
-        Self {
+        Ok(Self {
             inner,
             collection,
             watch,
-        }
+        })
     }
 }
 
 impl Drop for Watching<'_> {
     fn drop(&mut self) {
-        let _writer = self.inner.writer.lock();
+        // Where it is not to be had, nobody writes any more.
+        let _writer = self.inner.lock_writer();
         self.collection.watch.store(None);
     }
 }
@@ -199,7 +200,7 @@ impl Inspector<'_> {
     }
 
     fn records(&mut self) -> Result<()> {
-        let watching = Watching::begin(self.inner, self.collection);
+        let watching = Watching::begin(self.inner, self.collection)?;
         let watch = &watching.watch;
         let mut position = 0;
         while position < watch.horizon() {
@@ -216,7 +217,7 @@ impl Inspector<'_> {
             self.count_page(&page, looks, position);
         }
         // Nobody writes: the sums and the head are of the same moment.
-        let writer = self.inner.writer.lock();
+        let writer = self.inner.lock_writer()?;
         self.check()?;
         let (head, sums) = (self.collection.info().head, watch.sums());
         drop(writer);
@@ -235,7 +236,7 @@ impl Inspector<'_> {
             end,
         };
         let (from, to) = (format::record_key(id, start), format::record_key(id, end));
-        for (read, entry) in (1..).zip(self.inner.store.scan(Tree::Records, from, to, false)) {
+        for (read, entry) in (1..).zip(self.inner.store.scan(Tree::Records, from, to)) {
             let (key, look) = match entry {
                 Ok((key, value)) => {
                     let ordinal = format::be_u64(format::after_collection(&key)?)?;
@@ -275,7 +276,7 @@ impl Inspector<'_> {
     fn look_again(&self, page: &mut Page) -> Result<Vec<(u64, Look)>> {
         let mut looks = Vec::new();
         for ordinal in std::mem::take(&mut page.suspects) {
-            let writer = self.inner.writer.lock();
+            let writer = self.inner.lock_writer()?;
             let look = self.look(ordinal)?;
             drop(writer);
             if let Some(hash) = look.hash {
@@ -330,7 +331,7 @@ impl Inspector<'_> {
     /// Reads and checks one record.
     fn look(&self, ordinal: u64) -> Result<Look> {
         let key = format::record_key(self.collection.id, ordinal);
-        match self.inner.store.look(Tree::Records, &key) {
+        match self.inner.store.get(Tree::Records, &key) {
             Ok(Some(payload)) => self.look_at(ordinal, &payload),
             Ok(None) => Ok(Look {
                 missing: self.in_memory(ordinal),
@@ -368,7 +369,7 @@ impl Inspector<'_> {
             ..Look::default()
         };
         let key = format::id_key(self.collection.id, id);
-        match self.inner.store.look(Tree::Ids, &key) {
+        match self.inner.store.get(Tree::Ids, &key) {
             Ok(Some(target)) if format::le_u64(&target).ok() == Some(ordinal) => {}
             Ok(_) => {
                 look.orphan = Some(format!(

@@ -29,8 +29,9 @@ impl Engine {
     /// # Errors
     /// `NotFound`.
     pub fn fork_count(&self, id: Uuid) -> Result<u64> {
-        let collection = self.inner.live_collection(id)?;
-        let root = collection.info().descriptor.root.unwrap_or(id);
+        let collection = self.inner.addressed(id)?;
+        let descriptor = collection.info().descriptor;
+        let root = descriptor.root.unwrap_or_else(|| descriptor.public_id());
         let catalog = self.inner.catalog.read();
         let forks = catalog.collections.values().filter(|collection| {
             let descriptor = &collection.state.read().descriptor;
@@ -39,7 +40,15 @@ impl Engine {
         Ok(forks.count() as u64)
     }
 
-    /// Finds a collection by its id.
+    /// Finds a collection by the id that clients know it by.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn addressed(&self, public_id: Uuid) -> Result<CollectionInfo> {
+        Ok(self.inner.addressed(public_id)?.info())
+    }
+
+    /// Finds a collection by the id of its content.
     ///
     /// # Errors
     /// `NotFound`.

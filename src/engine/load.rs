@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use super::collection::Collection;
 use super::format::{self, StoredRecord};
 use super::metadata::MetadataIndex;
-use super::store::{DamagedEntry, Store, Tree, prefix_end};
+use super::store::{Store, Tree, named, prefix_end};
 use super::threads::joined;
 use super::vectors::Columns;
 use crate::error::{Error, Result};
@@ -44,22 +44,20 @@ impl Collection {
             let columns = fill_columns(received_vectors, dimension);
             (joined(reading), columns, joined(metadata))
         });
-        (state.columns, state.metadata, state.damage) = (columns, metadata, damage);
+        (state.columns, state.metadata) = (columns, metadata);
+        state.damage = damage;
         let loaded = state.columns.live() as u64;
         if loaded != state.head.count && state.damage.is_none() {
-            let damage = format!(
+            state.damage = Some(format!(
                 "{loaded} records are stored, {} were counted",
                 state.head.count
-            );
-            store.poison(&damage);
-            state.damage = Some(damage);
+            ));
         }
         let prefix = self.id.as_bytes().to_vec();
-        for entry in store.scan(Tree::Tombstones, prefix.clone(), prefix_end(&prefix), true) {
+        for entry in store.scan(Tree::Tombstones, prefix.clone(), prefix_end(&prefix)) {
             state.tombstones += 1;
             // It is only counted here; a backup that needs it says so.
-            if let Err(DamagedEntry { key: None, error }) = entry {
-                store.poison(error.message());
+            if let Err(error) = named(entry) {
                 let damage = || error.message().to_owned();
                 state.damage.get_or_insert_with(damage);
             }
@@ -78,7 +76,7 @@ impl Collection {
         let mut damage = None;
         let (mut batch, mut metadata) = (Vectors::default(), Metadatas::new());
         let prefix = self.id.as_bytes().to_vec();
-        for entry in store.scan(Tree::Records, prefix.clone(), prefix_end(&prefix), true) {
+        for entry in store.scan(Tree::Records, prefix.clone(), prefix_end(&prefix)) {
             let outcome = entry.map_err(Error::from).and_then(|(key, value)| {
                 let ordinal = format::be_u64(format::after_collection(&key)?)?;
                 let record = StoredRecord::decode(&value)?;
@@ -95,7 +93,6 @@ impl Collection {
                 Ok(())
             });
             if let Err(error) = outcome {
-                store.poison(error.message());
                 damage.get_or_insert_with(|| error.message().to_owned());
             }
             if batch.rows.len() >= BATCH {

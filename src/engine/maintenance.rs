@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::catalog::{self, CatalogBatch};
 use super::collection::Collection;
-use super::store::{Batch, Tree, prefix_end};
+use super::store::{Batch, Tree, named, prefix_end};
 use super::{Durability, Garbage, Inner};
 use crate::error::{Error, Kind, Result};
 
@@ -114,17 +114,11 @@ impl Inner {
             let end = prefix_end(id.as_bytes());
             for entry in self
                 .store
-                .scan(tree, id.as_bytes().to_vec(), end, false)
+                .scan(tree, id.as_bytes().to_vec(), end)
                 .take(PURGE_BATCH)
             {
                 // What is damaged goes as well: only its key is needed.
-                match entry {
-                    Ok((key, _)) => batch.remove(tree, key.to_vec()),
-                    Err(damaged) => match damaged.key {
-                        Some(key) => batch.remove(tree, key.to_vec()),
-                        None => return Err(damaged.error),
-                    },
-                }
+                batch.remove(tree, named(entry)?.0.to_vec());
             }
             if batch.len() > 0 {
                 return self.commit(batch).map(|_| false);
@@ -133,8 +127,8 @@ impl Inner {
         let mut batch = Batch::default();
         let markers = catalog::marker_prefix(id);
         let end = prefix_end(&markers);
-        for entry in self.store.scan(Tree::Catalog, markers, end, true) {
-            batch.remove(Tree::Catalog, entry?.0.to_vec());
+        for entry in self.store.scan(Tree::Catalog, markers, end) {
+            batch.remove(Tree::Catalog, named(entry)?.0.to_vec());
         }
         batch.remove_collection(id);
         self.commit(batch).map(|_| true)

@@ -11,6 +11,7 @@ use super::catalog::{self, CatalogBatch};
 use super::store::{Batch, Tree};
 use crate::error::Result;
 use crate::model::digest::Digest;
+use crate::model::stored;
 
 /// A backup that holds a collection as it was at a sequence of this store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,7 +35,7 @@ impl Engine {
         markers: impl IntoIterator<Item = (Uuid, BackupMarker)>,
     ) -> Result<()> {
         let inner = &self.inner;
-        let mut writer = inner.writer.lock();
+        let mut writer = inner.lock_writer()?;
         let mut batch = Batch::default();
         for (collection, marker) in markers {
             // One that was dropped meanwhile is being purged; nothing may be left of it.
@@ -50,7 +51,8 @@ impl Engine {
         inner.store.wait_synced(sequence)
     }
 
-    /// The newest backup of a collection in a repository that this store knows to hold its state.
+    /// The newest backup of a collection in a repository that this store knows to hold its state. A marker that cannot be
+    /// read counts as none.
     ///
     /// # Errors
     /// `StorageFault`.
@@ -60,9 +62,40 @@ impl Engine {
         collection: Uuid,
     ) -> Result<Option<BackupMarker>> {
         let key = catalog::marker_key(collection, repository);
-        let payload = self.inner.store.get(Tree::Catalog, &key)?;
-        payload
-            .map(|payload| catalog::from_json(&payload))
-            .transpose()
+        let store = &self.inner.store;
+        let found = store.get(Tree::Catalog, &key);
+        let read = found.and_then(|found| {
+            let decoded = found.map(|payload| stored::decode(&payload));
+            Ok(decoded.transpose()?)
+        });
+        match read {
+            // Without it the next backup is a full one.
+            Err(error) if !store.is_faulted() => {
+                tracing::warn!(collection.id = %collection, ?error, "a marker of a backup cannot be read");
+                Ok(None)
+            }
+            read => read,
+        }
+    }
+
+    /// The repository that the newest backup of any collection of this store went to, as far as the store knows.
+    ///
+    /// # Errors
+    /// `StorageFault`.
+    pub fn last_repository(&self) -> Result<Option<Uuid>> {
+        let mut newest: Option<(u64, Uuid)> = None;
+        for entry in catalog::all_markers(&self.inner.store) {
+            let (repository, marker) = match entry {
+                Err(error) if !self.inner.store.is_faulted() => {
+                    tracing::warn!(?error, "a marker of a backup cannot be read");
+                    continue;
+                }
+                entry => entry?,
+            };
+            if newest.is_none_or(|(sequence, _)| marker.sequence > sequence) {
+                newest = Some((marker.sequence, repository));
+            }
+        }
+        Ok(newest.map(|(_, repository)| repository))
     }
 }

@@ -44,7 +44,7 @@ impl Engine {
     pub fn create_tenant(&self, name: &str) -> Result<()> {
         check_tenant_name(name)?;
         let inner = &self.inner;
-        let mut writer = inner.writer.lock();
+        let mut writer = inner.lock_writer()?;
         if inner.catalog.read().tenants.contains_key(name) {
             return Err(Error::name_conflict(format!(
                 "Tenant [{name}] already exists"
@@ -85,7 +85,7 @@ impl Engine {
     /// `NotFound`.
     pub fn set_tenant_resource_name(&self, name: &str, resource_name: String) -> Result<()> {
         let inner = &self.inner;
-        let mut writer = inner.writer.lock();
+        let mut writer = inner.lock_writer()?;
         let mut tenant = self.tenant(name)?;
         tenant.resource_name = Some(resource_name);
         let mut batch = Batch::default();
@@ -110,26 +110,31 @@ impl Engine {
             .map(|tenant| tenant.name.clone())
     }
 
-    /// Creates a database.
+    /// Creates a database, and its tenant where there is none, in one step.
     ///
     /// # Errors
-    /// `InvalidArgument` for a bad name, `NotFound` for the tenant, `NameConflict` when it exists.
+    /// `InvalidArgument` for a bad name, `NameConflict` when it exists.
     pub fn create_database(&self, tenant: &str, name: &str) -> Result<()> {
         check_name(name)?;
         let inner = &self.inner;
-        let mut writer = inner.writer.lock();
+        let mut writer = inner.lock_writer()?;
         let key = (tenant.to_owned(), name.to_owned());
-        {
+        let is_known = {
             let catalog = inner.catalog.read();
-            if !catalog.tenants.contains_key(tenant) {
-                return Err(no_tenant(tenant));
-            }
             if catalog.databases.contains_key(&key) {
                 return Err(Error::name_conflict(format!(
                     "Database [{name}] already exists"
                 )));
             }
+            catalog.tenants.contains_key(tenant)
+        };
+        if !is_known {
+            check_tenant_name(tenant)?;
         }
+        let new_tenant = (!is_known).then(|| Tenant {
+            name: tenant.to_owned(),
+            resource_name: None,
+        });
         let database = Database {
             id: Uuid::new_v4(),
             name: name.to_owned(),
@@ -137,8 +142,16 @@ impl Engine {
         };
         let mut batch = Batch::default();
         batch.put_database(&database);
+        if let Some(tenant) = &new_tenant {
+            batch.put_tenant(tenant);
+        }
         let sequence = inner.commit_locked(&mut writer, batch)?;
-        inner.catalog.write().databases.insert(key, database);
+        let mut catalog = inner.catalog.write();
+        catalog.databases.insert(key, database);
+        if let Some(tenant) = new_tenant {
+            catalog.tenants.insert(tenant.name.clone(), tenant);
+        }
+        drop(catalog);
         drop(writer);
         inner.acknowledge(sequence)
     }
@@ -178,7 +191,7 @@ impl Engine {
     /// `NotFound`.
     pub fn delete_database(&self, tenant: &str, name: &str) -> Result<()> {
         let inner = &self.inner;
-        let mut writer = inner.writer.lock();
+        let mut writer = inner.lock_writer()?;
         let key = (tenant.to_owned(), name.to_owned());
         let mut batch = Batch::default();
         let dropped: Vec<_> = {
@@ -215,7 +228,7 @@ impl Engine {
     ) -> Result<CollectionInfo> {
         check_name(&new.name.name)?;
         let inner = &self.inner;
-        let mut writer = inner.writer.lock();
+        let mut writer = inner.lock_writer()?;
         if let Some(existing) = inner.existing(&new.name)? {
             if get_or_create {
                 // Its creation may not be synced yet.
@@ -227,6 +240,7 @@ impl Engine {
         }
         let descriptor = CollectionDescriptor {
             id: Uuid::new_v4(),
+            public_id: None,
             name: new.name,
             definition: new.definition,
             lifecycle: Lifecycle::Live,
@@ -255,7 +269,7 @@ impl Engine {
         Ok(info)
     }
 
-    /// Changes name, metadata or configuration.
+    /// Changes name, metadata or configuration of the collection that clients know by this id.
     ///
     /// # Errors
     /// `NotFound`, `InvalidArgument` for a bad name, `NameConflict` when the new name is taken.
@@ -264,8 +278,8 @@ impl Engine {
             check_name(name)?;
         }
         let inner = &self.inner;
-        let mut writer = inner.writer.lock();
-        let collection = inner.live_collection(id)?;
+        let mut writer = inner.lock_writer()?;
+        let collection = inner.addressed(id)?;
         let old = collection.info().descriptor;
         let mut changed = CollectionDescriptor::clone(&old);
         if let Some(name) = update.name {
@@ -294,13 +308,13 @@ impl Engine {
         batch.put_descriptor(&changed);
         if renamed {
             batch.remove_name(&old.name);
-            batch.put_name(&changed.name, id);
+            batch.put_name(&changed.name, collection.id);
         }
         let sequence = inner.commit_locked(&mut writer, batch)?;
         if renamed {
             let mut catalog = inner.catalog.write();
             catalog.names.remove(&old.name);
-            catalog.names.insert(changed.name.clone(), id);
+            catalog.names.insert(changed.name.clone(), collection.id);
         }
         collection.state.write().descriptor = Arc::new(changed);
         drop(writer);
@@ -313,7 +327,7 @@ impl Engine {
     /// `NotFound`.
     pub fn delete_collection(&self, name: &CollectionName) -> Result<()> {
         let inner = &self.inner;
-        let mut writer = inner.writer.lock();
+        let mut writer = inner.lock_writer()?;
         let id = inner.catalog.read().names.get(name).copied();
         let id = id.ok_or_else(|| no_collection(&name.name))?;
         let mut batch = Batch::default();
@@ -332,7 +346,7 @@ impl Engine {
     /// `Unavailable` or `StorageFault`.
     pub fn reset(&self) -> Result<()> {
         let inner = &self.inner;
-        let mut writer = inner.writer.lock();
+        let mut writer = inner.lock_writer()?;
         let (tenant, database) = defaults();
         let mut batch = Batch::default();
         let dropped: Vec<_> = {
@@ -407,6 +421,7 @@ fn forget(catalog: &mut Catalog, dropped: &[(CollectionName, Uuid)]) -> Vec<Arc<
         .iter()
         .filter_map(|(name, id)| {
             catalog.names.remove(name);
+            catalog.public_ids.retain(|_, content| content != id);
             catalog.collections.remove(id)
         })
         .collect()

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::catalog::{CatalogBatch, Database, Tenant};
+use super::catalog::{CatalogBatch, Database, Namespaces, Tenant};
 use super::collection::Collection;
 use super::namespaces::already_exists;
 use super::staging::Exclusive;
@@ -24,6 +24,8 @@ pub struct Publication {
     pub name: CollectionName,
     /// The collection that the name points to now, to be dropped; `None`: the name must be free.
     pub replaces: Option<Uuid>,
+    /// Whether clients go on to know it by the id of what it replaces.
+    pub keeps_id: bool,
     /// The collection that the line of forks began with, if this is a fork.
     pub root: Option<Uuid>,
 }
@@ -41,8 +43,27 @@ impl Engine {
     /// # Errors
     /// `NameConflict` when a name no longer points where the publication says; nothing is changed then.
     pub fn publish(&self, publications: &[Publication]) -> Result<()> {
-        let published = self.inner.exclusive().publish(publications)?;
+        self.publish_within(publications, &Namespaces::default())
+    }
+
+    /// As [`Engine::publish`]; tenants and databases that are missing are made in the same step.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn publish_within(
+        &self,
+        publications: &[Publication],
+        namespaces: &Namespaces,
+    ) -> Result<()> {
+        let mut exclusive = self.inner.exclusive()?;
+        let published = exclusive.publish(publications, namespaces)?;
+        drop(exclusive);
         self.published(published)
+    }
+
+    /// Those of some tenants and databases that are not there.
+    pub fn missing_namespaces(&self, of: &Namespaces) -> Namespaces {
+        self.inner.catalog.read().missing(of)
     }
 
     /// Gives what was replaced up, once the write lock is free, and waits until the flip is durable.
@@ -56,34 +77,49 @@ impl Engine {
 }
 
 impl Exclusive<'_> {
-    /// As [`Engine::publish`]; what it returns goes to [`Engine::published`].
+    /// As [`Engine::publish_within`]; what it returns goes to [`Engine::published`].
     ///
     /// # Errors
     /// As there.
-    pub fn publish(&mut self, publications: &[Publication]) -> Result<Published> {
+    pub fn publish(
+        &mut self,
+        publications: &[Publication],
+        namespaces: &Namespaces,
+    ) -> Result<Published> {
         let inner = self.inner;
         for publication in publications {
             check_tenant_name(&publication.name.tenant)?;
             check_name(&publication.name.database)?;
             check_name(&publication.name.name)?;
         }
+        for tenant in &namespaces.tenants {
+            check_tenant_name(&tenant.name)?;
+        }
+        for (tenant, database) in &namespaces.databases {
+            check_tenant_name(tenant)?;
+            check_name(database)?;
+        }
         inner.check_names(publications)?;
         let mut batch = Batch::default();
-        let (tenants, databases) = inner.missing_namespaces(publications);
+        let (tenants, databases) = inner.missing_namespaces(publications, namespaces);
         tenants.iter().for_each(|tenant| batch.put_tenant(tenant));
         databases
             .iter()
             .for_each(|database| batch.put_database(database));
         let mut descriptors = Vec::new();
         for publication in publications {
+            let mut public_id = None;
             if let Some(old) = publication.replaces {
                 inner.drop_in_batch(&mut batch, &publication.name, old)?;
+                let known = inner.live_or_staged(old)?.info().descriptor.public_id();
+                public_id = publication.keeps_id.then_some(known);
             }
             let collection = inner.live_or_staged(publication.staged)?;
             let mut descriptor = CollectionDescriptor::clone(&collection.info().descriptor);
             descriptor.name = publication.name.clone();
             descriptor.lifecycle = Lifecycle::Live;
             descriptor.root = publication.root;
+            descriptor.public_id = public_id;
             batch.put_descriptor(&descriptor);
             batch.put_name(&publication.name, publication.staged);
             descriptors.push((collection, descriptor));
@@ -100,6 +136,7 @@ impl Exclusive<'_> {
         }
         for (collection, descriptor) in descriptors {
             catalog.names.insert(descriptor.name.clone(), collection.id);
+            catalog.note_public_id(&descriptor);
             collection.state.write().descriptor = Arc::new(descriptor);
         }
         let replaced = publications
@@ -123,14 +160,22 @@ impl Inner {
         Ok(())
     }
 
-    fn missing_namespaces(&self, publications: &[Publication]) -> (Vec<Tenant>, Vec<Database>) {
+    fn missing_namespaces(
+        &self,
+        publications: &[Publication],
+        namespaces: &Namespaces,
+    ) -> (Vec<Tenant>, Vec<Database>) {
         let catalog = self.catalog.read();
-        let mut tenants: Vec<Tenant> = Vec::new();
+        let mut tenants = catalog.missing(namespaces).tenants;
         let mut databases: Vec<Database> = Vec::new();
-        for CollectionName {
-            tenant, database, ..
-        } in publications.iter().map(|p| &p.name)
-        {
+        let named = publications
+            .iter()
+            .map(|publication| (&publication.name.tenant, &publication.name.database));
+        let given = namespaces
+            .databases
+            .iter()
+            .map(|(tenant, database)| (tenant, database));
+        for (tenant, database) in named.chain(given) {
             let known = tenants.iter().any(|made| made.name == *tenant);
             if !known && !catalog.tenants.contains_key(tenant) {
                 tenants.push(Tenant {

@@ -90,7 +90,7 @@ impl Engine {
         visit: impl FnMut(&RecordView<'_>) -> Result<()>,
     ) -> Result<()> {
         let inner = &self.inner;
-        let collection = inner.live_collection(collection)?;
+        let collection = inner.addressed(collection)?;
         collection.check_readable()?;
         let mut page = Page {
             filter: request.filter.as_ref(),
@@ -125,7 +125,7 @@ impl Engine {
     /// `NotFound`, `InvalidArgument` for a wrong dimension, `Unavailable` for a damaged collection,
     /// `StorageFault`.
     pub fn query(&self, collection: Uuid, request: &QueryRequest) -> Result<Vec<Vec<Neighbour>>> {
-        self.query_in(&*self.inner.live_collection(collection)?, request)
+        self.query_in(&*self.inner.addressed(collection)?, request)
     }
 
     /// As [`Engine::query`], of a staged collection as well.
@@ -171,6 +171,11 @@ impl Engine {
                 Some(inner.select(collection, ids, filter, usize::MAX)?)
             }
         };
+        if let (Some(ids), None, Some(found)) = (&request.ids, &request.filter, &candidates)
+            && found.len() < ids.len()
+        {
+            check_known(inner, collection, ids)?;
+        }
         let space = descriptor.definition.configuration.space();
         let (_searching, threads) = inner.begin_search();
         let mut bytes = 0;
@@ -214,6 +219,43 @@ impl Engine {
     pub fn running_searches(&self) -> usize {
         self.inner.searches.load(Relaxed)
     }
+}
+
+/// Ids that a message names.
+const MAX_NAMED_IDS: usize = 20;
+
+/// A query among ids alone has to find them all, as Chroma's server has it: one that is not there is more likely a
+/// mistake than a wish. (With a filter as well they are passed over.)
+///
+/// # Errors
+/// `NotFound` that names them, in the words that Chroma's clients look for.
+fn check_known(inner: &Inner, collection: &Collection, ids: &[String]) -> Result<()> {
+    let mut unknown = Vec::new();
+    for id in ids {
+        if collection.ordinal_of(&inner.store, id)?.is_none() {
+            unknown.push(id);
+        }
+        if unknown.len() > MAX_NAMED_IDS {
+            break;
+        }
+    }
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let named: Vec<String> = unknown
+        .iter()
+        .take(MAX_NAMED_IDS)
+        .map(|id| format!("{id:?}"))
+        .collect();
+    let more = if unknown.len() > MAX_NAMED_IDS {
+        " and more"
+    } else {
+        ""
+    };
+    Err(Error::not_found(format!(
+        "Error executing plan: Internal error: Error finding id: the collection has no {}{more}",
+        named.join(", ")
+    )))
 }
 
 /// A query whose answer lost records to a deletion looks for so many more for each.

@@ -83,11 +83,11 @@ pub struct Exclusive<'a> {
 }
 
 impl Inner {
-    pub(super) fn exclusive(&self) -> Exclusive<'_> {
-        Exclusive {
+    pub(super) fn exclusive(&self) -> Result<Exclusive<'_>> {
+        Ok(Exclusive {
             inner: self,
-            writer: self.writer.lock(),
-        }
+            writer: self.lock_writer()?,
+        })
     }
 }
 
@@ -104,6 +104,7 @@ impl Engine {
     ) -> Result<Uuid> {
         let descriptor = CollectionDescriptor {
             id: Uuid::new_v4(),
+            public_id: None,
             name,
             definition,
             lifecycle: Lifecycle::Staging,
@@ -111,7 +112,7 @@ impl Engine {
         };
         let id = descriptor.id;
         let inner = &self.inner;
-        let mut writer = inner.writer.lock();
+        let mut writer = inner.lock_writer()?;
         let head = Head {
             sequence: writer.next(),
             ..Head::default()
@@ -133,7 +134,7 @@ impl Engine {
     /// `NotFound`, `StorageFault` for bytes that are no record, `Unavailable`.
     pub fn stage_records(&self, staged: Uuid, records: &[StagedRecord]) -> Result<()> {
         let prepared = prepare(records)?;
-        self.inner.exclusive().put(staged, &prepared)
+        self.inner.exclusive()?.put(staged, &prepared)
     }
 
     /// Removes records from a staged collection by ordinal; those that are not there are passed over.
@@ -141,7 +142,7 @@ impl Engine {
     /// # Errors
     /// `NotFound`, `Unavailable`, `StorageFault`.
     pub fn unstage_records(&self, staged: Uuid, ordinals: &[u64]) -> Result<()> {
-        self.inner.exclusive().unstage_records(staged, ordinals)
+        self.inner.exclusive()?.unstage_records(staged, ordinals)
     }
 
     /// Completes a staged collection's definition, and the ordinal that the next new record gets where the
@@ -155,7 +156,7 @@ impl Engine {
         definition: &CollectionDefinition,
         next_ordinal: u64,
     ) -> Result<CollectionInfo> {
-        let mut exclusive = self.inner.exclusive();
+        let mut exclusive = self.inner.exclusive()?;
         let info = exclusive.finish_staging(staged, definition, next_ordinal)?;
         let sequence = exclusive.writer.sequence;
         drop(exclusive);
@@ -178,7 +179,7 @@ impl Engine {
     /// `NotFound`, `Unavailable`, `StorageFault`.
     pub fn reserve_ordinals(&self, collection: Uuid, count: u64) -> Result<u64> {
         let inner = &self.inner;
-        let mut writer = inner.writer.lock();
+        let mut writer = inner.lock_writer()?;
         let collection = inner.live_or_staged(collection)?;
         let mut head = collection.info().head;
         let first = head.next_ordinal;

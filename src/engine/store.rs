@@ -2,14 +2,18 @@
 //!
 //! One writer at a time calls [`Store::commit`] (the engine's write lock sees to it); any number of
 //! threads read and wait for syncs. A sync is shared by all writes that were committed before it began
-//! (group commit). After any storage error the store is poisoned: it takes no more writes, because
+//! (group commit). After a call into sled has failed the store is poisoned: it takes no more writes, because
 //! nobody knows what state the failed one left.
 
 mod batch;
+mod calls;
 mod compaction;
 mod faults;
 mod files;
 mod open;
+mod power;
+mod recovery;
+mod segments;
 mod watermark;
 
 use std::collections::BTreeSet;
@@ -24,6 +28,7 @@ use arc_swap::ArcSwap;
 use parking_lot::{Condvar, Mutex};
 use sled::IVec;
 use sled::transaction::{ConflictableTransactionError, TransactionalTree};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::format::{self, INLINE, SPLIT, SplitHead};
@@ -32,7 +37,9 @@ use crate::error::{Error, Result};
 use crate::meters::record_since;
 
 pub(super) use batch::Batch;
-use files::Files;
+pub(super) use calls::Call;
+pub use calls::Calls;
+use files::{Files, data_file_bytes};
 pub use open::OpenOptions;
 use watermark::Watermark;
 
@@ -131,6 +138,10 @@ pub(super) struct Store {
     poison: OnceLock<String>,
     /// Whether sled itself failed: then what it holds may be half of a batch that was refused.
     faulted: AtomicBool,
+    /// What is asked of sled at this moment; the watchdog looks at it.
+    calls: Arc<Calls>,
+    /// Set by the watchdog when a call does not end; wakes those who wait for an answer that a hanging thread owes.
+    hung: watch::Sender<bool>,
     /// Held while a batch is committed, until it is known whether sled failed at it.
     committing: Mutex<()>,
     /// Held for as long as the store is open; a second process finds it taken.
@@ -156,17 +167,11 @@ impl Store {
     /// Bytes that sled's files take.
     pub(super) fn size_bytes(&self) -> Result<u64> {
         let files = self.files.load();
-        self.guarded("size", || files.db.size_on_disk())
+        self.guarded(Call::Size, || files.db.size_on_disk())
     }
 
-    /// Reads and checks one payload.
+    /// Reads and checks one payload. That it is damaged says nothing of others.
     pub(super) fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<Value>> {
-        self.look(tree, key)
-            .inspect_err(|error| self.poison(error.message()))
-    }
-
-    /// As [`Store::get`], for who reports what is damaged: writes go on.
-    pub(super) fn look(&self, tree: Tree, key: &[u8]) -> Result<Option<Value>> {
         let files = self.files.load();
         let found = self
             .raw(&files, tree as u8, key)?
@@ -178,7 +183,7 @@ impl Store {
     }
 
     fn raw(&self, files: &Files, tree: u8, key: &[u8]) -> Result<Option<IVec>> {
-        self.guarded("read", || files.tree(tree).get(key))
+        self.guarded(Call::Read, || files.tree(tree).get(key))
     }
 
     /// Checks a stored value; `None` when it is split and went away while its chunks were read.
@@ -230,15 +235,14 @@ impl Store {
     }
 
     /// All entries with `start <= key < end`, in key order, checked one by one. A damaged entry is an
-    /// error item; the scan can go on behind it. `poisons` says whether finding one stops all writes.
-    pub(super) fn scan(&self, tree: Tree, start: Vec<u8>, end: Vec<u8>, poisons: bool) -> Scan<'_> {
+    /// error item; the scan can go on behind it.
+    pub(super) fn scan(&self, tree: Tree, start: Vec<u8>, end: Vec<u8>) -> Scan<'_> {
         let files = self.files.load_full();
         Scan {
             store: self,
             tree,
             iter: files.tree(tree as u8).range(start..end),
             files,
-            poisons,
             visited: 0,
             failed: false,
         }
@@ -259,8 +263,8 @@ impl Store {
         );
         let writes = batch.into_writes();
         let files = self.files.load();
-        let committing = self.committing.lock();
-        let old_chunks: Vec<u32> = self.guarded("commit", || {
+        let committing = self.lock(&self.committing)?;
+        let old_chunks: Vec<u32> = self.guarded(Call::Commit, || {
             use sled::Transactional as _;
             files
                 .trees
@@ -322,7 +326,7 @@ impl Store {
     fn sync_files(&self) -> Result<()> {
         let files = self.files.load_full();
         let started = Instant::now();
-        self.guarded("sync", || files.sync())?;
+        self.guarded(Call::Sync, || files.sync())?;
         record_since(&meters::SYNC_DURATION, started);
         Ok(())
     }
@@ -330,16 +334,20 @@ impl Store {
     /// Brings the watermark file up to what is synced. Called about once a second and at shutdown.
     pub(super) fn write_watermark(&self) -> Result<()> {
         let synced = self.sync.lock().synced;
-        let mut watermark = self.watermark.lock();
+        let mut watermark = self.lock(&self.watermark)?;
         if watermark.synced_sequence >= synced {
             return Ok(());
         }
         // Remembered only when it is written: else a failed write would never be made up for.
         let moved = Watermark {
             synced_sequence: synced,
+            log_bytes: data_file_bytes(&self.directory().join(&watermark.directory)),
             ..watermark.clone()
         };
-        moved.write(self.directory())?;
+        {
+            let _under_way = self.calls.begin(Call::Watermark);
+            moved.write(self.directory())?;
+        }
         *watermark = moved;
         Ok(())
     }
@@ -358,7 +366,6 @@ pub(super) struct Scan<'a> {
     files: Arc<Files>,
     tree: Tree,
     iter: sled::Iter,
-    poisons: bool,
     visited: usize,
     /// sled gives the same error again and again.
     failed: bool,
@@ -379,7 +386,7 @@ impl Iterator for Scan<'_> {
         loop {
             let entry = self
                 .store
-                .guarded("scan", || self.iter.next().transpose())
+                .guarded(Call::Scan, || self.iter.next().transpose())
                 .transpose()?;
             let (key, value) = match entry {
                 Ok(entry) => entry,
@@ -400,9 +407,6 @@ impl Iterator for Scan<'_> {
                 Ok(Some(value)) => return Some(Ok((Key(key), value))),
                 Ok(None) => {}
                 Err(error) => {
-                    if self.poisons {
-                        self.store.poison(error.message());
-                    }
                     let key = Some(Key(key));
                     return Some(Err(DamagedEntry { key, error }));
                 }
@@ -415,6 +419,22 @@ impl Iterator for Scan<'_> {
 pub(super) struct DamagedEntry {
     pub(super) key: Option<Key>,
     pub(super) error: Error,
+}
+
+/// The key of an entry, and its value or that it is damaged.
+///
+/// # Errors
+/// That of sled, which failed.
+pub(super) fn named(
+    entry: std::result::Result<(Key, Value), DamagedEntry>,
+) -> Result<(Key, Result<Value>)> {
+    match entry {
+        Ok((key, value)) => Ok((key, Ok(value))),
+        Err(DamagedEntry { key, error }) => match key {
+            Some(key) => Ok((key, Err(error))),
+            None => Err(error),
+        },
+    }
 }
 
 impl From<DamagedEntry> for Error {

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::kernel::{self, Rounding};
+use vectorkeep_kernel::Rounding;
 
 /// Vectors per block: growing appends a block and never moves the vectors before it.
 const BLOCK: usize = 1024;
@@ -161,7 +161,7 @@ impl Columns {
 
     fn push(&mut self, ordinal: u64, sequence: u64, vector: &[f32]) {
         self.append(ordinal, sequence, vector, |codes| {
-            kernel::round(vector, codes)
+            vectorkeep_kernel::round(vector, codes)
         });
     }
 
@@ -214,7 +214,7 @@ impl Columns {
     fn replace(&mut self, slot: usize, sequence: u64, vector: &[f32]) {
         let place = self.place(slot);
         let mut rounded = Vec::with_capacity(vector.len());
-        let rounding = kernel::round(vector, &mut rounded);
+        let rounding = vectorkeep_kernel::round(vector, &mut rounded);
         if let Some(block) = self.blocks.get_mut(slot / BLOCK)
             && let Some(components) = block.components.get_mut(place.clone())
             && let Some(codes) = block.codes.get_mut(place)

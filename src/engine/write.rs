@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
+use std::time::Instant;
 
 use uuid::Uuid;
 
@@ -10,7 +11,7 @@ use super::catalog::CatalogBatch;
 use super::collection::{Collection, CollectionInfo};
 use super::format::{self, Head, StoredRecord};
 use super::inspect::Announcement;
-use super::store::{Batch, Store, Tree, prefix_end};
+use super::store::{Batch, Store, Tree, named, prefix_end};
 use super::{Engine, Inner, Writer};
 use crate::error::{Error, Result};
 use crate::model::collection::CollectionDescriptor;
@@ -118,9 +119,10 @@ impl Engine {
         patches: Vec<RecordPatch>,
     ) -> Result<WriteOutcome> {
         let inner = &self.inner;
-        let mut writer = inner.lock_for_write();
-        let collection = inner.live_collection(collection)?;
-        collection.check_readable()?;
+        inner.wait_for_turn(inner.addressed(collection)?.id, patches.len());
+        let mut writer = inner.lock_for_write()?;
+        let collection = inner.addressed(collection)?;
+        collection.check_writable()?;
         let info = collection.info();
         check_dimensions(&info.descriptor, &patches)?;
         let mut draft = Draft::new(&inner.store, &collection, &info);
@@ -139,18 +141,20 @@ impl Engine {
     /// `NotFound`, `Unavailable`, `StorageFault`. Nothing is changed then.
     pub fn delete(&self, collection: Uuid, request: &DeleteRequest) -> Result<u64> {
         let inner = &self.inner;
-        let collection = inner.live_collection(collection)?;
-        collection.check_readable()?;
         // Selecting may read the whole collection, so it happens before the lock; what is deleted is
         // decided again under it.
-        let candidates = inner.select(
-            &collection,
-            request.ids.as_deref(),
-            request.filter.as_ref(),
-            usize::MAX,
-        )?;
-        let mut writer = inner.lock_for_write();
-        let collection = inner.live_collection(collection.id)?;
+        let (collection, candidates, mut writer) = loop {
+            let found = inner.addressed(collection)?;
+            found.check_writable()?;
+            let (ids, filter) = (request.ids.as_deref(), request.filter.as_ref());
+            let candidates = inner.select(&found, ids, filter, usize::MAX)?;
+            inner.wait_for_turn(found.id, candidates.len());
+            let writer = inner.lock_for_write()?;
+            // Other content may have taken its place meanwhile.
+            if inner.addressed(collection)?.id == found.id {
+                break (found, candidates, writer);
+            }
+        };
         let sequence = writer.next();
         let mut head = collection.info().head;
         let mut batch = Batch::default();
@@ -206,6 +210,15 @@ impl Engine {
 }
 
 impl Inner {
+    /// While a copy catches up with writers, they write at its pace. No lock is held meanwhile.
+    fn wait_for_turn(&self, collection: Uuid, records: usize) {
+        let most = self.options.max_write_delay;
+        let wait = self.pace.turn(collection, records, Instant::now(), most);
+        if !wait.is_zero() {
+            std::thread::sleep(wait);
+        }
+    }
+
     /// Puts the removal of the oldest tombstones into the batch when there are more than the bound and
     /// no running cut needs them. Returns how many go.
     fn release_tombstones(
@@ -226,12 +239,9 @@ impl Inner {
         // A little more than what arrives, so that an excess shrinks and no batch grows without bound.
         let most = excess.min(2 * arriving as u64) as usize;
         let end = prefix_end(&prefix);
-        for entry in self
-            .store
-            .scan(Tree::Tombstones, prefix, end, true)
-            .take(most)
-        {
-            let (key, _) = entry?;
+        for entry in self.store.scan(Tree::Tombstones, prefix, end).take(most) {
+            // A damaged one may go: its key says all that is needed.
+            let (key, _) = named(entry)?;
             let sequence = format::be_u64(format::after_collection(&key)?)?;
             if pinned.is_some_and(|pinned| sequence > pinned) {
                 break;
@@ -427,7 +437,7 @@ fn load(
 ) -> Result<Pending> {
     let payload = collection.payload(store, ordinal)?.ok_or_else(|| {
         let damage = format!("id {:?} points to a record that is not there", patch.id);
-        store.poison(&damage);
+        collection.note_damage(&damage);
         Error::storage(damage)
     })?;
     let stored = StoredRecord::decode(&payload)?;

@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 use super::{RemoteLimits, RemoteSettings, TokenHeader};
 use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
+use crate::tls::client_builder;
 
 /// The first pause before a request is repeated; each one is twice as long, up to the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -93,7 +94,19 @@ impl Http {
                     .to_owned(),
             ));
         }
-        let mut client = Client::builder()
+        let path = base.path().trim_end_matches('/');
+        if let Some(at) = ["/api/v2", "/api/v1"]
+            .iter()
+            .find_map(|api| path.strip_suffix(api))
+        {
+            let mut meant = base.clone();
+            meant.set_path(at);
+            return Err(bad(format!(
+                "url must not end in the path of the API, which is put behind it: give {}",
+                meant.as_str().trim_end_matches('/')
+            )));
+        }
+        let mut client = client_builder()
             .timeout(limits.request_timeout)
             .connect_timeout(limits.request_timeout)
             .redirect(reqwest::redirect::Policy::none());

@@ -368,7 +368,11 @@ impl Sampling<'_> {
             let found = self.engine.query(self.info.descriptor.id, &request)?;
             Ok::<_, Error>(found.into_iter().flatten().next())
         };
-        let own = nearest(Some(vec![id.to_owned()]))?;
+        let own = match nearest(Some(vec![id.to_owned()])) {
+            // Deleted since it was read; that the collection was dropped shows below.
+            Err(error) if error.kind() == Kind::NotFound => None,
+            own => own?,
+        };
         let best = nearest(None)?;
         Ok(match (own, best) {
             (Some(own), Some(best)) => best.distance <= own.distance,
@@ -389,5 +393,58 @@ impl Sampling<'_> {
             .engine
             .get(self.info.descriptor.id, &request, projection)?;
         Ok(found.into_iter().next().map(|record| record.embedding))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{NewCollection, RecordPatch, WriteMode};
+    use crate::model::collection::CollectionDefinition;
+    use crate::model::metadata::Metadata;
+    use crate::model::names::CollectionName;
+    use crate::model::schema;
+
+    /// A check that ran beside deletions ended with "no such record".
+    #[test]
+    fn a_record_that_is_deleted_while_it_is_looked_at_is_not_lost() {
+        let home = tempfile::tempdir().unwrap();
+        let engine = super::super::engine_in(home.path());
+        let (configuration, schema) = schema::reconcile(&Metadata::new(), None, None, 2).unwrap();
+        let definition = CollectionDefinition {
+            metadata: Metadata::new(),
+            configuration,
+            schema,
+            dimension: None,
+        };
+        let name = CollectionName::new("default_tenant", "default_database", "words");
+        let info = engine
+            .create_collection(NewCollection { name, definition }, false)
+            .unwrap();
+        let patch = RecordPatch {
+            id: "kept".to_owned(),
+            embedding: Some(vec![1.0, 2.0]),
+            document: None,
+            uri: None,
+            metadata: Vec::new().into_iter().collect(),
+        };
+        let id = info.descriptor.id;
+        engine.write(id, WriteMode::Add, vec![patch]).unwrap();
+        let progress = Progress::default();
+        let sampling = Sampling {
+            engine: &engine,
+            info: &info,
+            sample: Sample::Records(10),
+            progress: &progress,
+        };
+        assert!(sampling.is_found("kept", &[1.0, 2.0]).unwrap());
+        assert!(!sampling.is_found("gone", &[1.0, 2.0]).unwrap());
+        let config = crate::config::Config::baseline().unwrap().health;
+        let mut seen = Seen::new(&config);
+        sampling
+            .search_again(0, "gone", &[1.0, 2.0], &mut seen)
+            .unwrap();
+        assert_eq!((seen.self_queries, seen.lost.count), (1, 0));
+        engine.close().unwrap();
     }
 }

@@ -9,13 +9,25 @@ use serde_json::Value;
 use super::{Report, Status, storage};
 use crate::config::HealthConfig;
 use crate::engine::Engine;
+use crate::error::Result;
 use crate::repository::{BackupsSeen, VerifiedBackup};
+
+/// Names of a kind that one message holds.
+const SHOWN: usize = 5;
 
 /// What was seen last. Its locks are never held across I/O.
 #[derive(Default)]
 pub struct Monitor {
     disk: Mutex<Option<Seen>>,
-    backups: Mutex<Option<BackupsSeen>>,
+    backups: Mutex<BackupsKnown>,
+}
+
+/// What is known of the backups. A look that failed leaves what was known, and says so.
+#[derive(Default)]
+struct BackupsKnown {
+    seen: Option<BackupsSeen>,
+    /// Why the last look failed, if it did.
+    unreadable: Option<String>,
 }
 
 struct Seen {
@@ -36,20 +48,39 @@ impl Monitor {
         });
     }
 
-    /// Keeps what is known of the backups.
-    pub fn note_backups(&self, seen: BackupsSeen) {
-        *self.backups.lock() = Some(seen);
+    /// Keeps what was seen of the backups, or why they could not be looked at.
+    pub fn note_backups(&self, seen: Result<BackupsSeen>) {
+        let mut known = self.backups.lock();
+        match seen {
+            Ok(seen) => {
+                *known = BackupsKnown {
+                    seen: Some(seen),
+                    unreadable: None,
+                };
+            }
+            Err(error) => known.unreadable = Some(error.message().to_owned()),
+        }
+    }
+
+    /// What was seen of the backups last.
+    pub fn backups(&self) -> Option<BackupsSeen> {
+        self.backups.lock().seen.clone()
+    }
+
+    /// Whether the last look at the backups failed.
+    pub fn is_unreadable(&self) -> bool {
+        self.backups.lock().unreadable.is_some()
     }
 
     /// The newest backup that a verification found sound, as far as is known.
     pub fn last_verified(&self) -> Option<VerifiedBackup> {
-        self.backups.lock().as_ref()?.verified.clone()
+        self.backups.lock().seen.as_ref()?.verified.clone()
     }
 
     /// Adds the disk as it was seen, how long ago that was, and whether the store takes writes.
     pub(super) fn report(&self, report: &mut Report, engine: &Engine, config: &HealthConfig) {
-        let newest = self.backups.lock().as_ref().map(|seen| seen.newest.clone());
-        storage::check_accepting(report, engine, newest);
+        let newest = self.backups().map(|seen| seen.newest);
+        storage::check_accepting(report, engine, newest, self.room());
         let seen = self.disk.lock();
         let (age, time) = match &*seen {
             Some(seen) => {
@@ -80,7 +111,43 @@ impl Monitor {
         report.add(name, status, age_ms, "ms", Some(output));
     }
 
-    /// Adds the age of the newest verified backup, held against the objective.
+    /// Bytes that were free on the disk of the data directory when it was looked at last.
+    fn room(&self) -> Option<u64> {
+        let seen = self.disk.lock();
+        let checks = &seen.as_ref()?.report.checks;
+        checks
+            .get("storage:disk_free")?
+            .first()?
+            .observed_value
+            .as_u64()
+    }
+
+    /// Adds each collection that is known to be damaged, and the way out.
+    pub(super) fn report_damage(&self, report: &mut Report, engine: &Engine) {
+        let newest = self.backups().map(|seen| seen.newest);
+        let newest = storage::newest_words(newest);
+        for info in engine.all_collections() {
+            let (id, name) = (info.descriptor.id, &info.descriptor.name);
+            let Some(damage) = engine.damage_of(id) else {
+                continue;
+            };
+            let output = format!(
+                "{name} is damaged ({damage}) and takes no writes; others do. Restore it with on_conflict \"replace\" \
+                 ({newest}), or drop it"
+            );
+            let (check, status) = ("collections:damaged", Status::Fail);
+            report.add_about(
+                Some(id),
+                check,
+                status,
+                name.to_string(),
+                "collection",
+                Some(output),
+            );
+        }
+    }
+
+    /// Adds what is known of the backups: damage, and the age of the newest verified one, held against the objective.
     pub(super) fn report_backups(
         &self,
         report: &mut Report,
@@ -88,13 +155,39 @@ impl Monitor {
         config: &HealthConfig,
         now: DateTime<Utc>,
     ) {
-        let (known, verified) = {
-            let seen = self.backups.lock();
-            (
-                seen.is_some(),
-                seen.as_ref().and_then(|seen| seen.verified.clone()),
-            )
+        let (seen, unreadable) = {
+            let known = self.backups.lock();
+            (known.seen.clone(), known.unreadable.clone())
         };
+        if let Some(reason) = unreadable {
+            let output =
+                format!("the backups cannot be looked at, what is shown of them is old: {reason}");
+            report.add(
+                "repository:readable",
+                Status::Warn,
+                false,
+                "boolean",
+                Some(output),
+            );
+        }
+        if let Some(seen) = &seen {
+            report_damage(report, seen);
+            if let Some(other) = seen.other_repository {
+                let output = format!(
+                    "the newest backup of this store went to the repository {other}, which is not this one; if that is \
+                     meant, make a backup"
+                );
+                report.add(
+                    "repository:same",
+                    Status::Warn,
+                    false,
+                    "boolean",
+                    Some(output),
+                );
+            }
+        }
+        let known = seen.is_some();
+        let verified = seen.and_then(|seen| seen.verified);
         let age = verified.as_ref().map(|backup| {
             let age = (now - backup.created_at).to_std();
             age.unwrap_or_default()
@@ -128,11 +221,52 @@ impl Monitor {
     }
 }
 
+/// Damage of backups that is known, and its cure.
+fn report_damage(report: &mut Report, seen: &BackupsSeen) {
+    let name = "backups:damaged";
+    let count = seen.damaged.len();
+    if count == 0 {
+        report.pass(name, 0, "backups");
+        return;
+    }
+    let packs: Vec<String> = seen.damaged_packs.iter().cloned().collect();
+    let packs = match packs.len() {
+        0 => String::new(),
+        number => format!(
+            ", for {number} damaged or missing packs ({})",
+            first_of(&packs)
+        ),
+    };
+    let instead = match &seen.newest {
+        Some(newest) => format!("the newest that nothing is known against is {newest}"),
+        None => "nothing is known to be whole".to_owned(),
+    };
+    let output = format!(
+        "{count} backups cannot be restored whole{packs}: {}; {instead}. Make a full backup now (it stores again what \
+         it finds damaged and still has), verify these again, and delete what stays damaged",
+        first_of(&seen.damaged)
+    );
+    report.add(name, Status::Fail, count, "backups", Some(output));
+}
+
+/// The first few, and how many more there are.
+fn first_of(names: &[String]) -> String {
+    let mut text = names
+        .iter()
+        .take(SHOWN)
+        .cloned()
+        .collect::<Vec<_>>()
+        .join(", ");
+    if names.len() > SHOWN {
+        text.push_str(&format!(" and {} more", names.len() - SHOWN));
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::Config;
-    use crate::engine::{Durability, EngineOptions, OpenOptions};
 
     fn age(monitor: &Monitor, engine: &Engine, config: &HealthConfig) -> super::super::Check {
         let mut report = Report::default();
@@ -143,17 +277,7 @@ mod tests {
     #[test]
     fn a_disk_that_does_not_answer_is_a_warning_that_says_since_when() {
         let home = tempfile::tempdir().unwrap();
-        let engine = Engine::open(EngineOptions {
-            store: OpenOptions {
-                data_dir: home.path().join("data"),
-                cache_bytes: 1 << 20,
-                accept_data_loss: false,
-                min_free_bytes: 0,
-            },
-            durability: Durability::Always,
-            max_tombstones: 10,
-        })
-        .unwrap();
+        let engine = super::super::engine_in(home.path());
         let config = Config::baseline().unwrap().health;
         let monitor = Monitor::default();
         assert_eq!(age(&monitor, &engine, &config).status, Status::Warn);

@@ -32,7 +32,8 @@ pub fn check_storage(
         engine.fault()?;
         repository.backups_seen().ok().map(|seen| seen.newest)
     });
-    check_accepting(&mut report, engine, newest);
+    let room = disk::available_bytes(data_dir).ok();
+    check_accepting(&mut report, engine, newest, room);
     check_disk(&mut report, engine, config);
     match engine.size_bytes() {
         Ok(size) => report.pass("storage:used", size, "bytes"),
@@ -129,22 +130,38 @@ pub fn clear_probes(data_dir: &Path) {
     }
 }
 
-/// Whether the store takes writes; if not, which backup to restore. `newest`: the newest backup's id, `None` where
-/// the repository was not read.
+/// Which backup is the newest, in words; `None` where the repository was not read.
+pub(super) fn newest_words(newest: Option<Option<String>>) -> String {
+    match newest {
+        Some(Some(id)) => format!("the newest backup is {id}"),
+        Some(None) => "there is no backup".to_owned(),
+        None => "which backup is the newest is not known yet".to_owned(),
+    }
+}
+
+/// Whether the store takes writes; if not, why, and which backup to restore. `newest`: the id of the newest backup that
+/// is not known to be damaged, `None` where the repository was not read. `room`: bytes that are free on its disk.
 pub(super) fn check_accepting(
     report: &mut Report,
     engine: &Engine,
     newest: Option<Option<String>>,
+    room: Option<u64>,
 ) {
     let Some(fault) = engine.fault() else {
-        report.pass("storage:accepting_writes", true, "boolean");
+        let least = engine.min_free_bytes();
+        match room.filter(|room| *room < least) {
+            None => report.pass("storage:accepting_writes", true, "boolean"),
+            Some(room) => report.fail(
+                "storage:accepting_writes",
+                &format!(
+                    "writes are answered 507: {room} bytes are free on the disk of the data directory, and \
+                     storage.min_free_bytes = {least} of them are kept free; make room, or move the data directory"
+                ),
+            ),
+        }
         return;
     };
-    let newest = match newest {
-        Some(Some(id)) => format!("the newest backup is {id}"),
-        Some(None) => "there is no backup".to_owned(),
-        None => "which backup is the newest is not known yet".to_owned(),
-    };
+    let newest = newest_words(newest);
     report.fail(
         "storage:accepting_writes",
         &format!(

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::error::{Error, Kind};
+use crate::model::stored::Stored;
 use crate::progress::Reading;
 
 /// What a job does.
@@ -49,6 +50,11 @@ impl JobKind {
     /// done again with the same end.
     pub fn resumes(self) -> bool {
         matches!(self, Self::Verification | Self::Prune)
+    }
+
+    /// Whether it makes a backup of what is there now: these have workers of their own.
+    pub(super) fn is_backup(self) -> bool {
+        self == Self::Backup
     }
 
     /// Whether its end may change what backups there are, or what is known of them.
@@ -227,8 +233,15 @@ pub struct JobRecord {
     pub requested_by: Option<String>,
     /// What came out.
     pub result: Option<Value>,
+    /// Whether that is long and stands in the store only; not stored.
+    #[serde(skip)]
+    pub result_is_stored: bool,
     /// Why it did not succeed.
     pub problem: Option<JobProblem>,
+}
+
+impl Stored for JobRecord {
+    const NAME: &'static str = "a job's record";
 }
 
 impl JobRecord {
@@ -255,6 +268,7 @@ impl JobRecord {
             cancel_requested: false,
             requested_by: None,
             result: None,
+            result_is_stored: false,
             problem: None,
         }
     }

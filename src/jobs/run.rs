@@ -6,16 +6,22 @@ use std::sync::atomic::Ordering;
 
 use chrono::Utc;
 
-use super::{JobProblem, JobRecord, JobState, Jobs, Work, interrupt};
+use super::summary::Summary;
+use super::{JobKind, JobProblem, JobRecord, JobState, Jobs, Work, interrupt};
 use crate::error::{Error, Kind};
 use crate::progress::Progress;
 
 impl Jobs {
     /// Runs a queued job once a worker is free.
-    pub(super) fn start(&self, id: String, progress: Progress, work: Work) {
+    pub(super) fn start(&self, id: String, kind: JobKind, progress: Progress, work: Work) {
         let jobs = self.clone();
+        let workers = Arc::clone(if kind.is_backup() {
+            &jobs.inner.backup_workers
+        } else {
+            &jobs.inner.workers
+        });
         self.inner.runtime.spawn(async move {
-            let Ok(_permit) = Arc::clone(&jobs.inner.workers).acquire_owned().await else {
+            let Ok(_permit) = workers.acquire_owned().await else {
                 return;
             };
             let runner = jobs.clone();
@@ -81,10 +87,18 @@ impl Jobs {
             if record.kind.touches_backups() {
                 self.inner.backups.send_modify(|version| *version += 1);
             }
+            let Summary {
+                what,
+                records,
+                duration_ms,
+            } = Summary::of(&record);
+            let kind = record.kind;
             match &outcome {
-                Ok(_) => tracing::info!(job.id = id, job.kind = %record.kind, "job succeeded"),
+                Ok(_) => {
+                    tracing::info!(job.id = id, job.kind = %kind, what, records, duration_ms, "job succeeded")
+                }
                 Err(error) => {
-                    tracing::warn!(job.id = id, job.kind = %record.kind, error = ?error, "job ended without success");
+                    tracing::warn!(job.id = id, job.kind = %kind, what, records, duration_ms, error = ?error, "job ended without success");
                 }
             }
         }

@@ -53,7 +53,7 @@ impl Jobs {
     /// that key is returned and nothing is queued.
     ///
     /// # Errors
-    /// `Overloaded` when too many wait, `Conflict` when another job works on what this one claims,
+    /// `Overloaded` when too many of its like wait (backups, or others), `Conflict` when another job works on what this one claims,
     /// `Unprocessable` when the key belongs to another request, `Unavailable` when the service stops or the
     /// store takes no writes.
     pub fn submit(&self, submission: Submission) -> Result<JobRecord> {
@@ -68,7 +68,7 @@ impl Jobs {
         } = submission;
         let mut record = JobRecord::new(kind, request, Utc::now());
         let progress = Progress::default();
-        let _in_order = inner.recording.lock();
+        let _in_order = inner.engine.lock(&inner.recording)?;
         if inner.draining.load(Ordering::Acquire) {
             return Err(Error::new(Kind::Unavailable, "the service is stopping"));
         }
@@ -83,6 +83,7 @@ impl Jobs {
             let queued = entries
                 .values()
                 .filter(|entry| entry.record.state == JobState::Queued)
+                .filter(|entry| entry.record.kind.is_backup() == kind.is_backup())
                 .count();
             if queued >= inner.limits.max_queued {
                 return Err(Error::new(
@@ -103,7 +104,7 @@ impl Jobs {
             return Err(error);
         }
         self.forget_old();
-        self.start(record.id.clone(), progress, work);
+        self.start(record.id.clone(), kind, progress, work);
         Ok(record)
     }
 }

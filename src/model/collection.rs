@@ -45,8 +45,12 @@ impl CollectionDefinition {
 /// A collection as the catalog knows it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CollectionDescriptor {
-    /// Never used again for another collection.
+    /// Of its content: what its records are stored under. Never used again for another collection.
     pub id: Uuid,
+    /// The id that clients know it by, where that is another one: content that took another's place keeps the id of
+    /// what was there before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_id: Option<Uuid>,
     /// Tenant, database and name.
     #[serde(flatten)]
     pub name: CollectionName,
@@ -58,4 +62,11 @@ pub struct CollectionDescriptor {
     /// The collection that the line of forks this one is of began with; `None`: it is no fork.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root: Option<Uuid>,
+}
+
+impl CollectionDescriptor {
+    /// The id that clients know it by.
+    pub fn public_id(&self) -> Uuid {
+        self.public_id.unwrap_or(self.id)
+    }
 }

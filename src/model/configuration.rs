@@ -15,18 +15,7 @@ use crate::model::metadata::{Metadata, MetadataValue};
 /// in, nobody could read again.
 const MAX_PARAMETER_DEPTH: usize = 64;
 
-/// The distance between two embeddings.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Space {
-    /// Squared Euclidean distance.
-    #[default]
-    L2,
-    /// One minus the cosine of the angle.
-    Cosine,
-    /// One minus the inner product; may be negative.
-    Ip,
-}
+pub use vectorkeep_kernel::Space;
 
 /// Parameters of the vector index, every one with a value.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -7,12 +7,12 @@
 //! the store is synced up to the cut's moment: a backup never holds a state that a power cut can take
 //! back from the store it was made of.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use super::namespaces;
 use super::packer::{LayerWriter, PackSettings, Packer};
 use crate::disk::check_room;
 use crate::engine::{
@@ -22,10 +22,10 @@ use crate::error::{Error, Result};
 use crate::model::names::CollectionName;
 use crate::progress::Progress;
 use crate::repository::format::{
-    BackupScope, LayerReference, Manifest, ManifestCollection, REPOSITORY_FORMAT,
+    BackupScope, LayerReference, Manifest, ManifestCollection, REPOSITORY_FORMAT, Summary, Totals,
 };
 use crate::repository::pack::{PackRow, PackTombstone};
-use crate::repository::{LockMode, Repository, backup_id};
+use crate::repository::{LockMode, Repository, Restorable, backup_id};
 
 /// Records that are read before requests that wait for the processor get it.
 const YIELD_EVERY: usize = 32;
@@ -78,7 +78,7 @@ pub struct BackupSettings {
 pub struct BackupPlan {
     scope: CutScope,
     request: BackupRequest,
-    created_at: DateTime<Utc>,
+    requested_at: DateTime<Utc>,
 }
 
 impl BackupSettings {
@@ -121,7 +121,7 @@ pub fn plan(
         }
     };
     let parents = || parents(engine, repository, ids_of(&infos), settings.max_layers);
-    if request.kind == BackupKind::Incremental && parents()?.is_empty() {
+    if request.kind == BackupKind::Incremental && parents()?.of.is_empty() {
         return Err(no_parent());
     }
     let available = repository.available_bytes()?;
@@ -131,12 +131,12 @@ pub fn plan(
             return Err(refusal);
         }
         // Only what changed is written where there is a parent.
-        check_room(available, changed_bytes(engine, &infos, &parents()?)?)?;
+        check_room(available, changed_bytes(engine, &infos, &parents()?.of)?)?;
     }
     Ok(BackupPlan {
         scope,
         request,
-        created_at: now,
+        requested_at: now,
     })
 }
 
@@ -197,8 +197,11 @@ pub fn execute(
     let lock = repository.lock(LockMode::Shared, progress)?;
     let mut packer = Packer::new(repository, settings.packs(), progress)?;
     let mut layers: BTreeMap<Uuid, Vec<LayerReference>> = BTreeMap::new();
-    let mut parents = match plan.request.kind {
-        BackupKind::Full => BTreeMap::new(),
+    let Parents {
+        of: mut parents,
+        seen,
+    } = match plan.request.kind {
+        BackupKind::Full => Parents::default(),
         BackupKind::Auto | BackupKind::Incremental => {
             let ids = match &plan.scope {
                 CutScope::All => ids_of(&engine.all_collections()),
@@ -207,8 +210,9 @@ pub fn execute(
             parents(engine, repository, ids, settings.max_layers)?
         }
     };
+    let line = repository.line_of(engine.store_id(), engine.sequence())?;
     let since = parents.iter().map(|(id, parent)| (*id, parent.sequence));
-    let cut = engine.begin_cut_since(plan.scope.clone(), since.collect());
+    let cut = engine.begin_cut_since(plan.scope.clone(), since.collect())?;
     parents.retain(|id, _| cut.is_incremental(*id));
     if plan.request.kind == BackupKind::Incremental && parents.is_empty() {
         return Err(no_parent());
@@ -240,11 +244,15 @@ pub fn execute(
     progress.commit()?;
     // A collection that was dropped meanwhile is in no backup, and neither is what it would have started from.
     let used = collections.iter().filter_map(|c| parents.remove(&c.id));
-    let parent = used.max_by_key(|parent| parent.created_at);
-    let manifest = Manifest {
+    let parent = used.max_by_key(|parent| parent.sequence);
+    let (scope, tenants) = match plan.scope {
+        CutScope::All => (BackupScope::All, namespaces::described(last.namespaces)),
+        CutScope::Collections(_) => (BackupScope::Selection, Vec::new()),
+    };
+    let summary = Summary {
         format: REPOSITORY_FORMAT,
         repository_id: repository.id(),
-        id: backup_id(plan.created_at),
+        id: backup_id(last.at),
         kind: if parent.is_some() {
             "incremental"
         } else {
@@ -252,22 +260,23 @@ pub fn execute(
         }
         .to_owned(),
         parent: parent.map(|parent| parent.backup),
-        created_at: plan.created_at,
+        created_at: last.at,
+        requested_at: Some(plan.requested_at),
         duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
         store_id: engine.store_id(),
         sequence: last.sequence,
+        line,
         new_records: packer.new_records,
         tombstones: packer.tombstones,
         new_bytes: packer.new_bytes,
         labels: plan.request.labels,
         pinned: plan.request.pinned,
-        scope: match plan.scope {
-            CutScope::All => BackupScope::All,
-            CutScope::Collections(_) => BackupScope::Selection,
-        },
-        collections,
+        scope,
+        totals: Totals::default(),
+        parts: Vec::new(),
     };
-    let manifest = repository.commit(manifest, &lock)?;
+    let manifest = Manifest::new(summary, tenants, collections);
+    let manifest = repository.commit(manifest, &lock, &seen)?;
     let marker = |collection: &ManifestCollection| BackupMarker {
         backup: manifest.id.clone(),
         sequence: manifest.sequence,
@@ -287,9 +296,17 @@ pub fn execute(
 /// What an incremental backup of one collection starts from.
 struct Parent {
     backup: String,
-    created_at: DateTime<Utc>,
     sequence: u64,
     layers: Vec<LayerReference>,
+}
+
+/// What backups start from.
+#[derive(Default)]
+struct Parents {
+    /// By collection.
+    of: BTreeMap<Uuid, Parent>,
+    /// Hashes of packs and parts that were found there.
+    seen: BTreeSet<String>,
 }
 
 fn no_parent() -> Error {
@@ -306,52 +323,81 @@ fn parents(
     repository: &Repository,
     collections: Vec<Uuid>,
     max_layers: usize,
-) -> Result<BTreeMap<Uuid, Parent>> {
+) -> Result<Parents> {
     // Most collections have the same one: each is read and judged once.
     let mut manifests: BTreeMap<String, Option<Manifest>> = BTreeMap::new();
-    let mut parents = BTreeMap::new();
+    let mut candidates = Vec::new();
     for id in collections {
         let Some(marker) = engine.backup_marker(repository.id(), id)? else {
             continue;
         };
-        let manifest = match manifests.entry(marker.backup.clone()) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(unknown) => {
-                unknown.insert(sound_backup(engine, repository, &marker.backup)?)
-            }
-        };
-        let Some(manifest) = manifest else { continue };
-        let same = |found: &&ManifestCollection| found.id == id && found.digest == marker.digest;
-        let Some(found) = manifest.collections.iter().find(same) else {
+        if !manifests.contains_key(&marker.backup) {
+            let found = sound_backup(engine, repository, &marker.backup)?;
+            manifests.insert(marker.backup.clone(), found);
+        }
+        candidates.push((id, marker));
+    }
+    let mut by_id: BTreeMap<(&str, Uuid), &ManifestCollection> = BTreeMap::new();
+    for (backup, manifest) in &manifests {
+        let collections = manifest.iter().flat_map(|manifest| &manifest.collections);
+        by_id.extend(collections.map(|found| ((backup.as_str(), found.id), found)));
+    }
+    let mut extended = Vec::new();
+    for (id, marker) in &candidates {
+        let Some(Some(manifest)) = manifests.get(&marker.backup) else {
             continue;
         };
-        let usable = manifest.sequence == marker.sequence
-            && is_worth_extending(found, max_layers)
-            && repository.has_packs(found)?;
-        if usable {
-            let parent = Parent {
-                backup: manifest.id.clone(),
-                created_at: manifest.created_at,
-                sequence: manifest.sequence,
-                layers: found.layers.clone(),
-            };
-            parents.insert(id, parent);
-        }
+        let found = by_id.get(&(marker.backup.as_str(), *id)).copied();
+        let worth = found.filter(|found| {
+            found.digest == marker.digest
+                && manifest.sequence == marker.sequence
+                && is_worth_extending(found, max_layers)
+        });
+        extended.extend(worth.map(|found| (manifest, found)));
     }
-    Ok(parents)
+    // All at once: what did not change costs no request of its own.
+    let packs = || {
+        let collections = extended.iter().map(|(_, collection)| *collection);
+        collections.flat_map(ManifestCollection::packs)
+    };
+    let parts = || {
+        manifests
+            .values()
+            .flatten()
+            .flat_map(|manifest| &manifest.parts)
+    };
+    let absent = repository.absent_packs_and_parts(packs(), parts())?;
+    let asked = packs().map(|pack| &pack.hash);
+    let asked = asked.chain(parts().map(|part| &part.hash));
+    let seen = asked.filter(|hash| !absent.contains(*hash)).cloned();
+    let whole = extended
+        .iter()
+        .filter(|(_, collection)| collection.packs().all(|pack| !absent.contains(&pack.hash)));
+    let of = whole.map(|(manifest, collection)| {
+        let parent = Parent {
+            backup: manifest.id.clone(),
+            sequence: manifest.sequence,
+            layers: collection.layers.clone(),
+        };
+        (collection.id, parent)
+    });
+    Ok(Parents {
+        of: of.collect(),
+        seen: seen.collect(),
+    })
 }
 
 /// A backup of this store that can be read and is not known to be damaged.
 fn sound_backup(engine: &Engine, repository: &Repository, id: &str) -> Result<Option<Manifest>> {
-    let manifest = match repository.backup(id) {
+    let manifest = match repository.backup_to_extend(id) {
         Ok(manifest) => manifest,
         Err(error) => {
             tracing::info!(backup = id, %error, "cannot serve as parent");
             return Ok(None);
         }
     };
-    let sound =
-        manifest.store_id == engine.store_id() && !repository.is_known_damaged(&manifest)?;
+    let sound = manifest.store_id == engine.store_id()
+        && repository.standing(&manifest)?.restorable != Restorable::Damaged;
     Ok(sound.then_some(manifest))
 }
 
@@ -426,13 +472,14 @@ fn described(id: Uuid, info: CollectionInfo, layers: Vec<LayerReference>) -> Man
     ManifestCollection {
         name: descriptor.name.clone(),
         id,
+        public_id: descriptor.public_id,
         records: head.count,
         raw_bytes: head.bytes,
         sequence: head.sequence,
         next_ordinal: head.next_ordinal,
         digest: head.digest,
         definition_hash: descriptor.definition.hash(),
-        definition: descriptor.definition.clone(),
+        definition: descriptor.definition.clone().into(),
         layers,
     }
 }

@@ -12,7 +12,9 @@ use super::stage::Stage;
 use super::verify::{self, VerificationOutcome};
 use crate::engine::{Engine, QueryRequest, Staging};
 use crate::error::{Error, Result};
+use crate::model::collection::CollectionDefinition;
 use crate::model::configuration::Space;
+use crate::model::selector::Selector;
 use crate::progress::Progress;
 use crate::repository::Repository;
 use crate::repository::format::{Manifest, ManifestCollection, VerificationLevel};
@@ -56,9 +58,9 @@ const TOLERANCE: f64 = 1e-4;
 /// # Errors
 /// `NotFound`, `BackupCorrupt`, `InsufficientStorage`; `Unprocessable` for one without records, which would show
 /// nothing.
-pub fn plan(engine: &Engine, repository: &Repository, backup: &str) -> Result<Manifest> {
-    let manifest = repository.backup_or_latest(backup)?;
-    if manifest.records() == 0 {
+pub fn plan(engine: &Engine, repository: &Repository, backup: &Selector) -> Result<Manifest> {
+    let manifest = repository.selected(backup)?;
+    if manifest.totals.records == 0 {
         return Err(Error::unprocessable(format!(
             "{} holds no record: there is nothing to rehearse",
             manifest.id
@@ -88,13 +90,15 @@ pub fn execute(
         repository,
         settings,
         started: Instant::now(),
-        seen: VerificationOutcome::new(VerificationLevel::Drill),
+        seen: VerificationOutcome::new(&manifest.id, VerificationLevel::Drill),
         collections: 0,
         queries: 0,
         restore_ms: 0,
         first_query_ms: None,
     };
-    progress.phase("restore", manifest.records());
+    progress.stage("lock");
+    let _lock = repository.lock_to_read(progress)?;
+    progress.phase("restore", manifest.totals.records);
     for source in &manifest.collections {
         drill.rehearse(source, progress)?;
     }
@@ -149,7 +153,7 @@ impl Drill<'_> {
     fn rehearse(&mut self, source: &ManifestCollection, progress: &Progress) -> Result<()> {
         let began = Instant::now();
         let name = source.name.to_string();
-        let definition = source.definition.clone();
+        let definition = CollectionDefinition::clone(&source.definition);
         let mut scratch = Stage::new(
             self.engine,
             source.name.clone(),
@@ -173,7 +177,7 @@ impl Drill<'_> {
         self.collections += 1;
         self.seen.checked_records += info.head.count;
         // Count and digest were compared by the copy; this is what the digest does not speak of.
-        if info.descriptor.definition.hash() != source.definition_hash {
+        if info.descriptor.definition.hash() != source.definition.hash() {
             self.seen
                 .note(format!("{name}: restored with another definition"));
         }

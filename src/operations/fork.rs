@@ -23,7 +23,7 @@ pub fn fork(
     progress: &Progress,
 ) -> Result<CollectionInfo> {
     check_name(&new_name)?;
-    let found = engine.collection(source)?;
+    let found = engine.addressed(source)?;
     let origin = &found.descriptor;
     let name = CollectionName {
         name: new_name,
@@ -38,8 +38,8 @@ pub fn fork(
         action: Action::Created,
         replaces: None,
     };
-    let root = origin.root.unwrap_or(source);
+    let root = origin.root.unwrap_or_else(|| origin.public_id());
     let target = (&target, Winner::default());
-    let copied = migrate::copy(engine, source, target, Some(root), settings, progress)?;
+    let copied = migrate::copy(engine, origin.id, target, Some(root), settings, progress)?;
     engine.collection(copied.id)
 }

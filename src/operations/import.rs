@@ -4,7 +4,6 @@
 //! backup. What a refused document had already stored is collected like other packs that nothing needs.
 
 mod document;
-mod duplicates;
 mod lines;
 mod source;
 
@@ -15,6 +14,7 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use uuid::Uuid;
 
+use super::duplicates::Duplicates;
 use super::packer::{LayerWriter, PackSettings, Packer};
 use crate::error::{Error, Kind, Result};
 use crate::model::collection::CollectionDefinition;
@@ -26,11 +26,10 @@ use crate::model::record::Record;
 use crate::model::schema::{self, Schema};
 use crate::progress::Progress;
 use crate::repository::format::{
-    BackupScope, LayerReference, Manifest, ManifestCollection, REPOSITORY_FORMAT,
+    BackupScope, LayerReference, Manifest, ManifestCollection, REPOSITORY_FORMAT, Summary, Totals,
 };
 use crate::repository::pack::PackRow;
 use crate::repository::{LockMode, Repository, backup_id};
-use duplicates::Duplicates;
 use source::{Offset, Source};
 
 /// Name and version of the format that is read.
@@ -67,7 +66,7 @@ pub struct ImportSettings {
     pub num_threads: usize,
 }
 
-/// Imports a document.
+/// Imports a document, which was received at `requested_at`.
 ///
 /// # Errors
 /// `Unprocessable` with the position: wrong shape, an id that stands twice, a wrong dimension, a number that
@@ -78,7 +77,7 @@ pub fn execute(
     file: &Path,
     format: Option<DocumentFormat>,
     settings: &ImportSettings,
-    created_at: DateTime<Utc>,
+    requested_at: DateTime<Utc>,
     progress: &Progress,
 ) -> Result<Manifest> {
     let started = std::time::Instant::now();
@@ -105,26 +104,31 @@ pub fn execute(
     super::backup::check_labels(&import.labels, settings.max_label_bytes)?;
     progress.stage("commit");
     progress.commit()?;
-    let manifest = Manifest {
+    let summary = Summary {
         format: REPOSITORY_FORMAT,
         repository_id: repository.id(),
-        id: backup_id(created_at),
+        id: backup_id(requested_at),
         kind: "full".to_owned(),
         parent: None,
-        created_at,
+        // What the document says is of no later time.
+        created_at: requested_at,
+        requested_at: Some(requested_at),
         duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
         // Of no store: nothing can be incremental to it.
         store_id: Uuid::nil(),
         sequence: 0,
+        line: 0,
         new_records: import.packer.new_records,
         tombstones: 0,
         new_bytes: import.packer.new_bytes,
         labels: import.labels,
         pinned: false,
         scope: BackupScope::Selection,
-        collections: import.collections,
+        totals: Totals::default(),
+        parts: Vec::new(),
     };
-    repository.commit(manifest, &lock)
+    let manifest = Manifest::new(summary, Vec::new(), import.collections);
+    repository.commit(manifest, &lock, &BTreeSet::new())
 }
 
 /// A record as it stands in the document.
@@ -360,13 +364,14 @@ impl Import<'_> {
         self.collections.push(ManifestCollection {
             name,
             id: Uuid::new_v4(),
+            public_id: None,
             records: imported.count,
             raw_bytes: imported.bytes,
             sequence: 0,
             next_ordinal: imported.count,
             digest: imported.digest,
             definition_hash: definition.hash(),
-            definition,
+            definition: definition.into(),
             layers,
         });
         Ok(())

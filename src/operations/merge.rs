@@ -14,7 +14,7 @@ use super::conflict::{Action, RecordCounts, Tally, Winner};
 use super::stage::Stage;
 use crate::engine::{
     CatchUp, CollectionInfo, CutScope, Engine, Exclusive, FinalPart, FoundRecord, Layer,
-    Publication, Published, StagedRecord, Staging, Tombstone,
+    Namespaces, Publication, Published, StagedRecord, Staging, Tombstone,
 };
 use crate::error::{Error, Result};
 use crate::model::digest::{Digest, RecordHash};
@@ -310,6 +310,7 @@ impl<'a> Merge<'a> {
             staged: union,
             name: descriptor.name.clone(),
             replaces: Some(self.live),
+            keeps_id: true,
             root: descriptor.root,
         };
         let merged = Merged {
@@ -361,6 +362,7 @@ pub(super) fn run(
     engine: &Engine,
     merges: Vec<&mut Merge<'_>>,
     others: &[Publication],
+    namespaces: &Namespaces,
     catch_up: CatchUp,
     progress: &Progress,
 ) -> Result<(Vec<Merged>, Published)> {
@@ -371,7 +373,7 @@ pub(super) fn run(
         .map(|id| engine.collection(*id).map_or(0, |info| info.head.count));
     progress.phase("merge", records.sum());
     let merges = std::cell::RefCell::new(&mut merges);
-    engine.begin_cut(CutScope::Collections(live)).run_to(
+    engine.begin_cut(CutScope::Collections(live))?.run_to(
         catch_up,
         progress,
         |id, layer| {
@@ -392,7 +394,7 @@ pub(super) fn run(
                 merged.push(outcome);
             }
             progress.commit()?;
-            let published = exclusive.publish(&publications)?;
+            let published = exclusive.publish(&publications, namespaces)?;
             Ok((merged, published))
         },
     )

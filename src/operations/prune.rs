@@ -13,11 +13,8 @@ use uuid::Uuid;
 
 use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
-use crate::repository::format::{BackupScope, Manifest};
-use crate::repository::{Collected, LockMode, Repository};
-
-/// How far clocks may differ.
-const CLOCK_TOLERANCE: chrono::TimeDelta = chrono::TimeDelta::minutes(10);
+use crate::repository::format::{BackupScope, Summary, VerificationLevel};
+use crate::repository::{Collected, LockMode, Repository, Restorable, is_future};
 
 /// How many to keep by each rule; 0: the rule keeps none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -146,20 +143,18 @@ fn select(
     rules: Rules,
     now: DateTime<Utc>,
 ) -> Result<(Vec<Kept>, Vec<String>)> {
-    let manifests = repository.all_readable()?;
+    let backups = repository.judged(repository.all_readable()?)?;
     let mut groups: BTreeMap<Group, Vec<Candidate>> = BTreeMap::new();
-    for manifest in &manifests {
-        let candidates = groups.entry(group_of(manifest)).or_default();
-        // Newest first: of a group only the first sound one is asked for.
-        let known = candidates
-            .iter()
-            .any(|earlier| earlier.sound && !earlier.future);
+    for (backup, standing) in &backups {
+        let candidates = groups.entry(group_of(repository, backup)?).or_default();
         candidates.push(Candidate {
-            id: manifest.id.clone(),
-            created_at: manifest.created_at,
-            pinned: manifest.pinned,
-            future: is_future(manifest.created_at, now),
-            sound: !known && repository.is_verified_sound(manifest)?,
+            id: backup.id.clone(),
+            created_at: backup.created_at,
+            pinned: backup.pinned,
+            future: is_future(backup.created_at, now),
+            empty: backup.is_empty(),
+            sound: standing.is_sound(VerificationLevel::Checksums) && !backup.is_empty(),
+            damaged: standing.restorable == Restorable::Damaged,
         });
     }
     let mut reasons: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -167,33 +162,28 @@ fn select(
         reasons.extend(keep(candidates, rules));
     }
     let (mut kept, mut deleted) = (Vec::new(), Vec::new());
-    for manifest in manifests {
-        match reasons.remove(&manifest.id) {
-            Some(reasons) => kept.push(Kept {
-                id: manifest.id,
-                reasons,
-            }),
-            None => deleted.push(manifest.id),
+    for (Summary { id, .. }, _) in backups {
+        match reasons.remove(&id) {
+            Some(reasons) => kept.push(Kept { id, reasons }),
+            None => deleted.push(id),
         }
     }
     Ok((kept, deleted))
-}
-
-fn is_future(created_at: DateTime<Utc>, now: DateTime<Utc>) -> bool {
-    created_at > now + CLOCK_TOLERANCE
 }
 
 /// Backups of the same are compared: the store they were made of, and the names of the chosen collections.
 /// `None`: of everything.
 type Group = (Uuid, Option<BTreeSet<String>>);
 
-fn group_of(manifest: &Manifest) -> Group {
-    let names = manifest.collections.iter().map(|c| c.name.to_string());
-    let chosen = match manifest.scope {
+fn group_of(repository: &Repository, backup: &Summary) -> Result<Group> {
+    let chosen = match backup.scope {
         BackupScope::All => None,
-        BackupScope::Selection => Some(names.collect()),
+        BackupScope::Selection => {
+            let collections = repository.with_collections(backup)?.collections;
+            Some(collections.iter().map(|c| c.name.to_string()).collect())
+        }
     };
-    (manifest.store_id, chosen)
+    Ok((backup.store_id, chosen))
 }
 
 /// A backup as the rules see it.
@@ -204,8 +194,12 @@ struct Candidate {
     pinned: bool,
     /// Made later than now: by a clock that was wrong, or judged by one.
     future: bool,
-    /// Its newest verification found it sound; not asked where a newer one is.
+    /// It holds no record.
+    empty: bool,
+    /// Its newest verification found it sound, and there was something to look at.
     sound: bool,
+    /// It cannot be restored whole, as far as is known.
+    damaged: bool,
 }
 
 /// The kept ones of a group, newest first, with the reasons.
@@ -223,13 +217,34 @@ fn keep(candidates: &[Candidate], rules: Rules) -> BTreeMap<String, Vec<String>>
     for candidate in future {
         note(candidate, "made_in_the_future".to_owned());
     }
+    // Neither must what cannot be restored. What is newer than all that can be may be the only trace of what it holds.
+    let newest = candidates.iter().position(|candidate| !candidate.damaged);
+    let (damaged, whole): (Vec<_>, Vec<_>) = candidates
+        .iter()
+        .copied()
+        .enumerate()
+        .partition(|(_, candidate)| candidate.damaged);
+    for (at, candidate) in damaged {
+        if newest.is_none_or(|newest| at < newest) {
+            note(candidate, "damaged_and_none_newer_is_whole".to_owned());
+        }
+    }
+    let whole: Vec<&Candidate> = whole.into_iter().map(|(_, candidate)| candidate).collect();
     for candidate in candidates.iter().filter(|candidate| candidate.pinned) {
         note(candidate, "pinned".to_owned());
     }
     if let Some(newest) = candidates.iter().find(|candidate| candidate.sound) {
         note(newest, "newest_verified".to_owned());
     }
-    for candidate in candidates.iter().take(rules.last as usize) {
+    // The newest state is kept even where it is that of nothing; other backups of nothing take nobody's place.
+    if let Some(newest) = candidates.first().filter(|newest| newest.empty) {
+        note(newest, "newest".to_owned());
+    }
+    let counted: Vec<&Candidate> = whole
+        .into_iter()
+        .filter(|candidate| !candidate.empty)
+        .collect();
+    for candidate in counted.iter().take(rules.last as usize) {
         note(candidate, "keep_last".to_owned());
     }
     for (rule, count, period) in [
@@ -239,7 +254,7 @@ fn keep(candidates: &[Candidate], rules: Rules) -> BTreeMap<String, Vec<String>>
         ("keep_monthly", rules.monthly, "%Y-%m"),
     ] {
         let mut seen = BTreeSet::new();
-        for candidate in &candidates {
+        for candidate in &counted {
             if seen.len() >= count as usize {
                 break;
             }
@@ -266,7 +281,9 @@ mod tests {
             created_at: format!("{time}:00Z").parse().unwrap(),
             pinned: false,
             future: is_future(format!("{time}:00Z").parse().unwrap(), now()),
+            empty: false,
             sound: false,
+            damaged: false,
         };
         times.iter().map(candidate).collect()
     }
@@ -374,6 +391,56 @@ mod tests {
         let reasons = keep(&all, rules);
         assert_eq!(reasons["2099-01-01T00:00"], ["made_in_the_future"]);
         assert_eq!(reasons["2026-03-02T00:00"], ["keep_last"]);
+        assert_eq!(reasons.len(), 2);
+    }
+
+    #[test]
+    fn damaged_ones_take_nobodys_place_and_go_unless_nothing_newer_is_whole() {
+        let mut all = candidates(&[
+            "2026-03-04T00:00",
+            "2026-03-03T00:00",
+            "2026-03-02T00:00",
+            "2026-03-01T00:00",
+        ]);
+        all[0].damaged = true;
+        all[2].damaged = true;
+        let rules = Rules {
+            last: 2,
+            ..Rules::default()
+        };
+        let reasons = keep(&all, rules);
+        assert_eq!(
+            reasons["2026-03-04T00:00"],
+            ["damaged_and_none_newer_is_whole"]
+        );
+        assert_eq!(reasons["2026-03-03T00:00"], ["keep_last"]);
+        assert_eq!(reasons["2026-03-01T00:00"], ["keep_last"]);
+        assert_eq!(reasons.len(), 3);
+        all.iter_mut()
+            .for_each(|candidate| candidate.damaged = true);
+        assert_eq!(keep(&all, rules).len(), 4, "nothing is whole");
+    }
+
+    #[test]
+    fn backups_of_nothing_take_nobodys_place() {
+        let mut all = candidates(&[
+            "2026-03-04T00:00",
+            "2026-03-03T00:00",
+            "2026-03-02T00:00",
+            "2026-03-01T00:00",
+        ]);
+        (all[0].empty, all[1].empty) = (true, true);
+        let rules = Rules {
+            last: 1,
+            daily: 1,
+            ..Rules::default()
+        };
+        let reasons = keep(&all, rules);
+        assert_eq!(reasons["2026-03-04T00:00"], ["newest"]);
+        assert_eq!(
+            reasons["2026-03-02T00:00"],
+            ["keep_last", "keep_daily 2026-03-02"]
+        );
         assert_eq!(reasons.len(), 2);
     }
 

@@ -1,38 +1,44 @@
 //! Restoring: built aside from the backup's packs, proved equal to the manifest, made visible in one
 //! step. A failure or a crash before that step leaves everything as it was.
 
+mod preview;
 mod selection;
 
 use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
 use uuid::Uuid;
 
 use super::conflict::{Action, OnConflict, RecordCounts, Tally, Target, Winner, decide};
 use super::merge::{self, Merge};
+use super::namespaces;
 use super::stage::{Expected, Stage};
-use crate::engine::{CatchUp, CollectionInfo, Engine, Publication, Staging};
+use crate::engine::{CatchUp, CollectionInfo, Engine, Namespaces, Publication, Staging};
 use crate::error::{Error, Result};
+use crate::model::collection::CollectionDefinition;
 use crate::model::digest::{Digest, RecordHash};
 use crate::model::names::CollectionName;
+use crate::model::selector::Selector;
 use crate::progress::Progress;
 use crate::repository::Repository;
 use crate::repository::format::{Manifest, ManifestCollection};
+pub use preview::{MissingIds, PreviewedCollection, RestorePreview};
 pub use selection::Selection;
-use selection::{Selected, read};
+use selection::read;
 
 /// What is asked for.
 #[derive(Clone, Debug)]
 pub struct RestoreRequest {
-    /// A backup's id, or `latest`.
-    pub backup: String,
+    /// Which backup.
+    pub backup: Selector,
     /// These collections and where to; `None`: all of them, to their own names.
     pub collections: Option<Vec<RestoreSelection>>,
     /// What to do where the target exists.
     pub on_conflict: OnConflict,
     /// Whose records stay in a merge.
     pub winner: Winner,
+    /// Whether what is replaced leaves its id to what takes its place. (A merge always keeps it.)
+    pub keep_id: bool,
     /// Which records.
     pub records: Selection,
 }
@@ -61,23 +67,17 @@ pub struct RestorePlan {
     manifest: Manifest,
     /// Index into the manifest's collections, and where it goes.
     targets: Vec<(usize, Target)>,
+    /// Tenants and databases that are to be there at the end: all of the backup's where all of it is restored.
+    namespaces: Namespaces,
     winner: Winner,
+    keep_id: bool,
     records: Selection,
     /// Bytes of disk that it takes, at most.
     pub needed_bytes: u64,
 }
 
-/// What a restore would do.
-#[derive(Clone, Debug)]
-pub struct RestorePreview {
-    /// The backup.
-    pub backup: String,
-    /// Per collection: its name in the backup, where it would go, and what would happen to records.
-    pub collections: Vec<(CollectionName, Target, RecordCounts)>,
-}
-
 /// What a restore did.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct RestoreOutcome {
     /// The backup.
     pub backup: String,
@@ -85,12 +85,14 @@ pub struct RestoreOutcome {
     pub created_at: DateTime<Utc>,
     /// Per collection.
     pub collections: Vec<RestoredCollection>,
+    /// Tenants and databases that were made, beside those of the collections.
+    pub namespaces: Namespaces,
     /// How long it took.
     pub duration_ms: u64,
 }
 
 /// One restored collection.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct RestoredCollection {
     /// Its name in the backup.
     pub name: CollectionName,
@@ -104,14 +106,9 @@ pub struct RestoredCollection {
     pub counts: RecordCounts,
     /// Its digest, recomputed from what was written and compared; none where it was skipped.
     pub digest: Option<Digest>,
-    /// How many ids were asked for and are not in the backup.
-    pub missing: u64,
-    /// The first of them.
-    pub missing_ids: Vec<String>,
+    /// Ids that were asked for and are not in the backup.
+    pub missing: MissingIds,
 }
-
-/// Ids that an outcome names; it is kept for weeks.
-const MAX_NAMED_IDS: usize = 20;
 
 /// Sled keeps about twice the payload while it is loaded.
 pub(super) const DISK_FACTOR: u64 = 2;
@@ -126,48 +123,6 @@ impl RestorePlan {
         let sources = self.targets.iter();
         sources.filter_map(|(index, target)| Some((self.manifest.collections.get(*index)?, target)))
     }
-
-    /// What it would do: reads the backup where that depends on the records.
-    ///
-    /// # Errors
-    /// `BackupCorrupt`, `Canceled`, `StorageFault`.
-    pub fn preview(
-        &self,
-        engine: &Engine,
-        repository: &Repository,
-        progress: &Progress,
-    ) -> Result<RestorePreview> {
-        let preview = |(source, target): (&ManifestCollection, &Target)| {
-            let counts = self.preview_of(engine, repository, (source, target), progress)?;
-            Ok((source.name.clone(), target.clone(), counts))
-        };
-        Ok(RestorePreview {
-            backup: self.manifest.id.clone(),
-            collections: self.sources().map(preview).collect::<Result<_>>()?,
-        })
-    }
-
-    fn preview_of(
-        &self,
-        engine: &Engine,
-        repository: &Repository,
-        (source, target): (&ManifestCollection, &Target),
-        progress: &Progress,
-    ) -> Result<RecordCounts> {
-        if target.action == Action::Skipped {
-            return Ok(RecordCounts::all_skipped(source.records));
-        }
-        if target.replaces.is_none() && self.records.is_all() {
-            return Ok(RecordCounts {
-                inserted: source.records,
-                ..RecordCounts::default()
-            });
-        }
-        let mut comparison = Comparison::with(engine, target.replaces)?;
-        let count = |found: Selected| comparison.add(found.ordinal, &found.id, &found.hash);
-        read(repository, source, &self.records, progress, count)?;
-        Ok(comparison.counts(target.action, self.winner))
-    }
 }
 
 /// Records that are brought in, compared by id with those that are there.
@@ -179,6 +134,8 @@ pub(super) struct Comparison<'a> {
 
 impl<'a> Comparison<'a> {
     pub(super) fn with(engine: &'a Engine, there: Option<Uuid>) -> Result<Self> {
+        // What is damaged cannot be compared with; it is replaced all the same.
+        let there = there.filter(|there| engine.damage_of(*there).is_none());
         Ok(Self {
             engine,
             there: there.map(|id| engine.collection(id)).transpose()?,
@@ -215,7 +172,7 @@ pub fn plan(
     repository: &Repository,
     request: &RestoreRequest,
 ) -> Result<RestorePlan> {
-    let manifest = repository.backup_or_latest(&request.backup)?;
+    let manifest = repository.selected(&request.backup)?;
     let selected: Vec<(usize, CollectionName)> = match &request.collections {
         None => manifest
             .collections
@@ -228,7 +185,14 @@ pub fn plan(
             .map(|selection| find(&manifest, selection))
             .collect::<Result<_>>()?,
     };
-    if selected.is_empty() {
+    // Of a selection nobody expects more than it names.
+    let whole = request.collections.is_none() && request.records.is_all();
+    let namespaces = if whole {
+        namespaces::of(&manifest)
+    } else {
+        Namespaces::default()
+    };
+    if selected.is_empty() && engine.missing_namespaces(&namespaces).is_empty() {
         return Err(Error::unprocessable(format!(
             "nothing to restore: {} holds no collection",
             manifest.id
@@ -238,18 +202,46 @@ pub fn plan(
     let mut taken = Vec::new();
     for (index, wanted) in selected {
         let target = decide(engine, wanted, request.on_conflict, "restored", &taken)?;
+        refuse_to_drop(engine, &target, &request.records)?;
         taken.push(target.name.clone());
         targets.push((index, target));
     }
+    let sources = targets
+        .iter()
+        .filter(|(_, target)| target.action != Action::Skipped);
+    let sources = sources.filter_map(|(index, _)| manifest.collections.get(*index));
+    repository.refuse_damaged(&manifest.id, sources)?;
     let mut plan = RestorePlan {
         manifest,
         targets,
+        namespaces,
         winner: request.winner,
+        keep_id: request.keep_id,
         records: request.records.clone(),
         needed_bytes: 0,
     };
     plan.needed_bytes = needed(engine, &plan)?;
     Ok(plan)
+}
+
+/// Replacing a collection by some of its records would drop all others, which nobody asks for.
+///
+/// # Errors
+/// `Unprocessable` that says what to ask for.
+fn refuse_to_drop(engine: &Engine, target: &Target, records: &Selection) -> Result<()> {
+    let Some(live) = target
+        .replaces
+        .filter(|_| target.action == Action::Replaced && !records.is_all())
+    else {
+        return Ok(());
+    };
+    let count = engine.collection(live)?.head.count;
+    Err(Error::unprocessable(format!(
+        "on_conflict \"replace\" with \"ids\" or \"where\" would leave only the selected records of {} and drop the \
+         others of its {count}; use \"merge\" to bring them into it, or \"to\" to restore them beside it",
+        target.name
+    ))
+    .with("records", count))
 }
 
 /// Disk that a plan takes: the copies that it makes, of the backup and of what it is merged with.
@@ -294,7 +286,6 @@ struct Built<'a> {
     /// What is merged; given up at the end in any case.
     consulted: Vec<Stage<'a>>,
     restored: Vec<RestoredCollection>,
-    selected: u64,
 }
 
 /// Restores.
@@ -310,6 +301,8 @@ pub fn execute(
     progress: &Progress,
 ) -> Result<RestoreOutcome> {
     let started = std::time::Instant::now();
+    progress.stage("lock");
+    let _lock = repository.lock_to_read(progress)?;
     let total = plan
         .sources()
         .filter(|(_, target)| target.action != Action::Skipped)
@@ -328,18 +321,17 @@ pub fn execute(
             &mut built,
         )?;
     }
-    let skips = |restored: &RestoredCollection| restored.action == Action::Skipped;
-    if !plan.records.is_all() && built.selected == 0 && !built.restored.iter().all(skips) {
-        return Err(Error::unprocessable(format!(
-            "no record of {} is selected; nothing was changed",
-            plan.manifest.id
-        )));
-    }
-    publish(engine, &mut built, settings, progress)?;
+    let restored = built.restored.iter();
+    plan.check_selected(
+        restored.map(|restored| (restored.action, restored.records, &restored.missing)),
+    )?;
+    let namespaces = engine.missing_namespaces(&plan.namespaces);
+    publish(engine, &mut built, &namespaces, settings, progress)?;
     Ok(RestoreOutcome {
         backup: plan.manifest.id.clone(),
         created_at: plan.manifest.created_at,
         collections: built.restored,
+        namespaces,
         duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
     })
 }
@@ -360,8 +352,7 @@ fn build<'a>(
         records: 0,
         counts: RecordCounts::default(),
         digest: None,
-        missing: 0,
-        missing_ids: Vec::new(),
+        missing: MissingIds::default(),
     };
     let merges = target.replaces.filter(|_| target.action == Action::Merged);
     if target.action == Action::Skipped {
@@ -373,7 +364,7 @@ fn build<'a>(
         Some(_) => Staging::ToConsult,
         None => Staging::ToPublish,
     };
-    let definition = source.definition.clone();
+    let definition = CollectionDefinition::clone(&source.definition);
     let mut stage = Stage::new(engine, target.name.clone(), definition, staging)?;
     let compared = target.replaces.filter(|_| merges.is_none());
     let mut comparison = Comparison::with(engine, compared)?;
@@ -385,13 +376,10 @@ fn build<'a>(
         &mut comparison,
         progress,
     )?;
-    built.selected += info.head.count;
     restored.records = info.head.count;
     restored.digest = Some(info.head.digest);
     restored.counts = comparison.counts(target.action, plan.winner);
-    restored.missing = missing_ids.len() as u64;
-    restored.missing_ids = missing_ids;
-    restored.missing_ids.truncate(MAX_NAMED_IDS);
+    restored.missing = missing_ids.into();
     match merges {
         Some(live) => {
             let merge = Merge::new(engine, info, live, plan.winner, &settings.scratch)?;
@@ -403,6 +391,7 @@ fn build<'a>(
                 staged: stage.id(),
                 name: target.name.clone(),
                 replaces: target.replaces,
+                keeps_id: plan.keep_id,
                 root: None,
             });
             built.stages.push(stage);
@@ -416,6 +405,7 @@ fn build<'a>(
 fn publish(
     engine: &Engine,
     built: &mut Built<'_>,
+    namespaces: &Namespaces,
     settings: &RestoreSettings,
     progress: &Progress,
 ) -> Result<()> {
@@ -428,12 +418,13 @@ fn publish(
     } = built;
     if merges.is_empty() {
         progress.commit()?;
-        engine.publish(publications)?;
+        engine.publish_within(publications, namespaces)?;
     } else {
         let (merged, published) = merge::run(
             engine,
             merges.iter_mut().map(|(_, merge)| merge).collect(),
             publications,
+            namespaces,
             settings.catch_up,
             progress,
         )?;
@@ -460,7 +451,7 @@ pub(super) fn copy(
     comparison: &mut Comparison<'_>,
     progress: &Progress,
 ) -> Result<(CollectionInfo, Vec<String>)> {
-    if source.definition.hash() != source.definition_hash {
+    if source.definition.stored_hash() != source.definition_hash {
         return Err(Error::backup_corrupt(format!(
             "the definition of {} does not have the hash that stands beside it",
             source.name

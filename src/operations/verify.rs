@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::proof::Proof;
 use crate::error::{Error, Kind, Result};
-use crate::model::digest::Digest;
 use crate::progress::Progress;
 use crate::repository::Repository;
 use crate::repository::format::{
@@ -20,6 +20,8 @@ const MAX_PROBLEMS: usize = 100;
 /// What a verification found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct VerificationOutcome {
+    /// Which backup.
+    pub backup: String,
     /// How deep it looked.
     pub level: VerificationLevel,
     /// Whether everything is as the manifest says.
@@ -32,6 +34,9 @@ pub struct VerificationOutcome {
     pub checked_bytes: u64,
     /// What is wrong, and where.
     pub problems: Vec<String>,
+    /// Whether the backup holds no record: then nothing was checked, and nothing is damaged.
+    #[serde(skip)]
+    nothing: bool,
     /// Packs that are damaged or missing.
     #[serde(skip)]
     damaged: BTreeSet<String>,
@@ -39,14 +44,16 @@ pub struct VerificationOutcome {
 
 impl VerificationOutcome {
     /// Nothing looked at yet.
-    pub(super) fn new(level: VerificationLevel) -> Self {
+    pub(super) fn new(backup: &str, level: VerificationLevel) -> Self {
         Self {
+            backup: backup.to_owned(),
             level,
             ok: false,
             checked_packs: 0,
             checked_records: 0,
             checked_bytes: 0,
             problems: Vec::new(),
+            nothing: false,
             damaged: BTreeSet::new(),
         }
     }
@@ -87,6 +94,8 @@ pub fn execute(
     at: DateTime<Utc>,
     progress: &Progress,
 ) -> Result<VerificationOutcome> {
+    progress.stage("lock");
+    let _lock = repository.lock_to_read(progress)?;
     let outcome = check(repository, id, level, progress)?;
     keep(repository, id, &outcome, at)?;
     Ok(outcome)
@@ -115,7 +124,12 @@ pub(super) fn keep(
         // It stops at the first damage of a collection: what comes after was not looked at.
         VerificationLevel::Drill => manifest.filter(|_| outcome.ok),
     };
-    repository.mark_damaged(looked_at.iter().flat_map(Manifest::packs), &outcome.damaged)?;
+    let looked_at = looked_at.iter().flat_map(Manifest::needed);
+    repository.mark_damaged(looked_at, &outcome.damaged)?;
+    // Neither sound nor damaged.
+    if outcome.nothing {
+        return repository.remove_verification(id);
+    }
     // That it looked well from afar does not replace what was seen from near.
     let earlier = repository.verification(id)?;
     if outcome.ok && earlier.is_some_and(|earlier| earlier.level > level) {
@@ -143,9 +157,13 @@ pub fn check(
     level: VerificationLevel,
     progress: &Progress,
 ) -> Result<VerificationOutcome> {
-    let mut outcome = VerificationOutcome::new(level);
+    let mut outcome = VerificationOutcome::new(id, level);
     if let Some(manifest) = outcome.judge(id, repository.backup(id))? {
-        outcome.checked_bytes = repository.manifest_bytes(id)?;
+        // Its parts were read and hashed with it.
+        let parts = manifest.parts.iter();
+        outcome.checked_bytes = parts.fold(repository.manifest_bytes(id)?, |sum, part| {
+            sum.saturating_add(part.size_bytes)
+        });
         match level {
             VerificationLevel::Manifest => check_presence(repository, &manifest, &mut outcome)?,
             VerificationLevel::Checksums => {
@@ -157,14 +175,18 @@ pub fn check(
                 ));
             }
             VerificationLevel::Records => {
-                progress.phase("verify", manifest.records());
+                progress.phase("verify", manifest.totals.records);
                 for collection in &manifest.collections {
                     check_records(repository, collection, progress, &mut outcome)?;
                 }
             }
         }
+        outcome.nothing = manifest.is_empty() && outcome.problems.is_empty();
     }
-    outcome.ok = outcome.problems.is_empty() && outcome.checked_bytes > 0;
+    outcome.ok = outcome.problems.is_empty() && !outcome.nothing && outcome.checked_bytes > 0;
+    if outcome.nothing {
+        outcome.note("it holds no record: nothing was checked".to_owned());
+    }
     Ok(outcome)
 }
 
@@ -189,9 +211,10 @@ fn check_presence(
     manifest: &Manifest,
     outcome: &mut VerificationOutcome,
 ) -> Result<()> {
+    let absent = repository.absent_packs(manifest.packs())?;
     for reference in distinct_packs(manifest) {
         outcome.checked_packs += 1;
-        if !repository.has_pack(reference)? {
+        if absent.contains(&reference.hash) {
             outcome.note(format!(
                 "{}: pack {} is missing or has another size",
                 needed_by(manifest, reference),
@@ -231,7 +254,7 @@ fn check_records(
     progress: &Progress,
     outcome: &mut VerificationOutcome,
 ) -> Result<()> {
-    if collection.definition.hash() != collection.definition_hash {
+    if collection.definition.stored_hash() != collection.definition_hash {
         outcome.note(format!(
             "the definition of {} is not the one that was hashed",
             collection.name
@@ -242,14 +265,13 @@ fn check_records(
     let Some(mut reader) = outcome.judge(&name, opened)? else {
         return Ok(());
     };
-    let (mut records, mut digest) = (0, Digest::EMPTY);
+    let mut proof = Proof::of(repository, collection);
     let mut whole = true;
     for record in reader.by_ref() {
         progress.check()?;
         match outcome.judge(&name, record)? {
             Some(record) => {
-                records += 1;
-                digest.add(&record.hash);
+                proof.add(&record)?;
                 progress.advance(1, 0);
             }
             None => whole = false,
@@ -258,23 +280,25 @@ fn check_records(
     let statistics = reader.statistics();
     outcome.checked_packs += statistics.packs;
     outcome.checked_bytes += statistics.bytes;
-    outcome.checked_records += records;
-    if whole && (records != collection.records || digest != collection.digest) {
-        outcome.note(format!(
-            "{} has {records} records with digest {digest}, its manifest says {} with {}",
-            collection.name, collection.records, collection.digest
-        ));
+    outcome.checked_records += proof.records();
+    if whole {
+        outcome.judge(&name, proof.finish())?;
     }
     Ok(())
 }
 
-/// The error of a backup that is not as its manifest says; it carries what was found.
+/// The error of a backup that is not as its manifest says, or that holds nothing; it carries what was found.
 pub fn failure(id: &str, outcome: &VerificationOutcome) -> Error {
     let first = outcome
         .problems
         .first()
         .map_or("nothing was checked", String::as_str);
-    Error::backup_corrupt(format!("the backup {id} is damaged: {first}"))
+    let error = if outcome.nothing {
+        Error::unprocessable(format!("the backup {id} is not verified: {first}"))
+    } else {
+        Error::backup_corrupt(format!("the backup {id} is damaged: {first}"))
+    };
+    error
         .with("backup", id)
         .with("result", serde_json::json!(outcome))
 }

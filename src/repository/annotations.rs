@@ -24,7 +24,7 @@ impl Repository {
 
     /// What was changed of a backup since it was made. Damaged, it may have been a pin, and counts as one.
     pub(super) fn annotations(&self, id: &str) -> Result<Annotations> {
-        let Some(bytes) = self.backend.get(&beside(ANNOTATIONS, id))? else {
+        let Some(bytes) = self.backend.get_or_garbled(&beside(ANNOTATIONS, id))? else {
             return Ok(Annotations::default());
         };
         Ok(Annotations::decode(&bytes).unwrap_or_else(|| {
@@ -49,8 +49,8 @@ impl Repository {
         let (pinned, packs) = match self.manifest(id) {
             Ok(manifest) => {
                 let manifest = manifest.annotated(self.annotations(id)?);
-                let packs = manifest.packs().map(|pack| pack.hash.clone());
-                (manifest.pinned, packs.collect())
+                let needed = manifest.needed().map(str::to_owned);
+                (manifest.pinned, needed.collect())
             }
             // One that nobody can restore may go all the same.
             Err(error) if error.kind() == Kind::BackupCorrupt => {

@@ -1,12 +1,15 @@
 //! Bytes by path: the only module that names `object_store`.
 
+mod bounded;
+mod read;
+
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use futures::{StreamExt as _, TryStreamExt as _, stream};
+use futures::TryStreamExt as _;
 use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
@@ -20,11 +23,15 @@ use object_store::{
 };
 use tokio::runtime::Handle;
 
+use bounded::Calls;
+
 use super::credentials::{Settings, redacted};
 use crate::error::{Error, Kind, Result};
+use crate::tls::install_provider;
 
-/// Objects that are read at the same time.
-const READ_AT_A_TIME: usize = 8;
+/// A file that takes room until deleting needs it: for a lock and for the list of what is to be removed.
+const RESERVE: &str = "reserve";
+const RESERVE_BYTES: usize = 1 << 20;
 
 /// How a repository is reached.
 #[derive(Clone, Debug)]
@@ -39,6 +46,10 @@ pub struct BackendOptions {
     pub max_retries: usize,
     /// No repetition begins later than this after the first attempt.
     pub retry_timeout: Duration,
+    /// Longest object that is read as a whole and is no pack: manifests, and what stands beside them.
+    pub max_object_bytes: u64,
+    /// Calls into a directory that may not have returned at the same time.
+    pub max_calls: usize,
 }
 
 /// An object as a listing has it.
@@ -62,6 +73,8 @@ pub(super) struct Backend {
     runtime: Handle,
     location: String,
     directory: Option<PathBuf>,
+    max_object_bytes: u64,
+    calls: Calls,
     /// What must appear in no message: an object store's errors quote requests and answers.
     secrets: Arc<Vec<String>>,
 }
@@ -115,6 +128,15 @@ impl<'a> Target<'a> {
 }
 
 impl BackendOptions {
+    /// Whether it ends with the process.
+    pub(super) fn is_memory(&self) -> bool {
+        matches!(Target::of(&self.url), Ok(Target::Memory))
+    }
+
+    fn calls(&self) -> Calls {
+        Calls::new(self.request_timeout, self.max_calls)
+    }
+
     /// Whether it is on another machine.
     pub fn is_remote(&self) -> bool {
         matches!(Target::of(&self.url), Ok(Target::Bucket(..)))
@@ -129,46 +151,64 @@ pub fn check_url(url: &str) -> Result<()> {
     Target::of(url).map(|_| ())
 }
 
+/// The directory that a repository's URL means; none where it is elsewhere.
+///
+/// # Errors
+/// As [`check_url`].
+pub fn directory_of(url: &str) -> Result<Option<PathBuf>> {
+    Ok(match Target::of(url)? {
+        Target::Directory(directory) => Some(directory),
+        Target::Memory | Target::Bucket(..) => None,
+    })
+}
+
 impl Backend {
     /// Opens the place; a directory that is not there is made if `create` says so.
     pub(super) fn open(options: &BackendOptions, create: bool, runtime: Handle) -> Result<Self> {
         match Target::of(&options.url)? {
-            Target::Directory(directory) => Self::open_directory(directory, create, runtime),
+            Target::Directory(directory) => {
+                Self::open_directory(options, directory, create, runtime)
+            }
             Target::Memory => Ok(Self {
                 store: Arc::new(InMemory::new()),
                 runtime,
                 location: options.url.clone(),
                 directory: None,
+                max_object_bytes: options.max_object_bytes,
+                calls: options.calls(),
                 secrets: Arc::default(),
             }),
             Target::Bucket(scheme, rest) => Self::open_bucket(options, scheme, rest, runtime),
         }
     }
 
-    fn open_directory(directory: PathBuf, create: bool, runtime: Handle) -> Result<Self> {
-        let fail = |error: &dyn std::fmt::Display| {
-            Error::storage(format!(
-                "the repository directory {} cannot be used: {error}",
-                directory.display()
-            ))
-        };
-        if create {
-            std::fs::create_dir_all(&directory).map_err(|error| fail(&error))?;
-        } else if !directory.is_dir() {
-            return Err(Error::not_found(format!(
-                "there is no directory {}",
-                directory.display()
-            )));
-        }
-        // Synced on every put: a manifest must not be durable before its packs are.
-        let store = LocalFileSystem::new_with_prefix(&directory)
-            .map_err(|error| fail(&error))?
-            .with_fsync(true);
+    fn open_directory(
+        options: &BackendOptions,
+        directory: PathBuf,
+        create: bool,
+        runtime: Handle,
+    ) -> Result<Self> {
+        let calls = options.calls();
+        let place = directory.clone();
+        let opening = calls.wait(async move {
+            tokio::task::spawn_blocking(move || opened_directory(&place, create)).await
+        });
+        let opened = runtime.block_on(opening).ok_or_else(|| {
+            bounded::unanswered(
+                &options.url,
+                "the directory itself",
+                options.request_timeout,
+            )
+        })?;
+        let store = opened
+            .map_err(|error| Error::internal("a directory cannot be opened").because(error))??;
         Ok(Self {
             store: Arc::new(store),
             runtime,
             location: directory.display().to_string(),
             directory: Some(directory),
+            max_object_bytes: options.max_object_bytes,
+            calls,
             secrets: Arc::default(),
         })
     }
@@ -180,6 +220,7 @@ impl Backend {
         runtime: Handle,
     ) -> Result<Self> {
         let settings = Settings::load(scheme, options.credentials_file.as_deref())?;
+        install_provider();
         let client = ClientOptions::new()
             .with_timeout(options.request_timeout)
             .with_connect_timeout(options.request_timeout);
@@ -225,8 +266,15 @@ impl Backend {
             runtime,
             location,
             directory: None,
+            max_object_bytes: options.max_object_bytes,
+            calls: options.calls(),
             secrets: Arc::new(secrets),
         })
+    }
+
+    /// The longest object that [`Backend::get`] reads.
+    pub(super) fn max_object_bytes(&self) -> u64 {
+        self.max_object_bytes
     }
 
     pub(super) fn location(&self) -> &str {
@@ -238,13 +286,17 @@ impl Backend {
     }
 
     pub(super) fn available_bytes(&self) -> Result<Option<u64>> {
-        let directory = self.directory.as_deref();
-        directory.map(crate::disk::available_bytes).transpose()
+        let Some(directory) = self.directory.clone() else {
+            return Ok(None);
+        };
+        self.bounded_blocking("its free room", move || {
+            crate::disk::available_bytes(&directory).map(Some)
+        })
     }
 
     fn fault(&self, what: &str, path: &str, error: &object_store::Error) -> Error {
         let kind = match &self.directory {
-            Some(_) => kind_of(error).unwrap_or(Kind::StorageFault),
+            Some(_) => kind_of(error).unwrap_or(Kind::RepositoryUnusable),
             None => Kind::RemoteUnavailable,
         };
         Error::new(
@@ -254,20 +306,6 @@ impl Backend {
         .because(redacted(&self.secrets, error))
     }
 
-    /// The object's bytes; `None` when there is none.
-    pub(super) fn get(&self, path: &str) -> Result<Option<Bytes>> {
-        self.runtime.block_on(self.get_async(path))
-    }
-
-    async fn get_async(&self, path: &str) -> Result<Option<Bytes>> {
-        let read = match self.store.get(&Path::from(path)).await {
-            Ok(found) => found.bytes().await.map(Some),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(error),
-        };
-        read.map_err(|error| self.fault("read", path, &error))
-    }
-
     /// The object's size; `None` when there is none.
     pub(super) fn size(&self, path: &str) -> Result<Option<u64>> {
         self.runtime.block_on(self.size_async(path))
@@ -275,7 +313,12 @@ impl Backend {
 
     /// As [`Backend::size`], for use on the runtime.
     pub(super) async fn size_async(&self, path: &str) -> Result<Option<u64>> {
-        match self.store.head(&Path::from(path)).await {
+        if !self.is_file(path).await? {
+            return Ok(None);
+        }
+        let (store, location) = (self.store.clone(), Path::from(path));
+        let looking = async move { store.head(&location).await };
+        match self.bounded(path, looking).await? {
             Ok(found) => Ok(Some(found.size)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(self.fault("look up", path, &error)),
@@ -287,6 +330,50 @@ impl Backend {
         self.runtime
             .block_on(self.put_as(path, bytes, PutMode::Overwrite))
             .map(|_| ())
+    }
+
+    /// As [`Backend::put`], for what removing things needs: on a full disk the reserve makes room for it.
+    pub(super) fn put_for_removal(&self, path: &str, bytes: Bytes) -> Result<()> {
+        let full = |error: &Error| error.kind() == Kind::InsufficientStorage;
+        match self.put(path, bytes.clone()) {
+            Err(error) if full(&error) && self.release_reserve() => self.put(path, bytes),
+            put => put,
+        }
+    }
+
+    /// Sets room aside in a directory, as far as there is any: deleting must be possible on a full disk.
+    pub(super) fn keep_reserve(&self) {
+        let Some(path) = self.reserve() else { return };
+        let kept = self.bounded_blocking(RESERVE, move || {
+            if std::fs::metadata(&path).is_ok_and(|file| file.len() == RESERVE_BYTES as u64) {
+                return Ok(());
+            }
+            std::fs::write(&path, vec![b'.'; RESERVE_BYTES]).map_err(|error| {
+                // A part of it would only take room.
+                let _ = std::fs::remove_file(&path);
+                Error::repository("the reserve cannot be written").because(error)
+            })
+        });
+        if let Err(error) = kept {
+            tracing::debug!(%error, "no room is set aside in the repository");
+        }
+    }
+
+    fn release_reserve(&self) -> bool {
+        let released = self.reserve().is_some_and(|path| {
+            self.bounded_blocking(RESERVE, || Ok(std::fs::remove_file(path).is_ok()))
+                .unwrap_or(false)
+        });
+        if released {
+            tracing::warn!(
+                "the repository's disk is full: what was set aside for deleting is used"
+            );
+        }
+        released
+    }
+
+    fn reserve(&self) -> Option<PathBuf> {
+        Some(self.directory.as_ref()?.join(RESERVE))
     }
 
     /// Stores an object unless there is one; false when there was.
@@ -303,12 +390,13 @@ impl Backend {
     }
 
     async fn put_as(&self, path: &str, bytes: Bytes, mode: PutMode) -> Result<bool> {
-        let location = Path::from(path);
+        let (store, location) = (self.store.clone(), Path::from(path));
         let options = PutOptions::from(mode);
-        let put = self
-            .store
-            .put_opts(&location, PutPayload::from(bytes), options);
-        match put.await {
+        let putting = async move {
+            let payload = PutPayload::from(bytes);
+            store.put_opts(&location, payload, options).await
+        };
+        match self.bounded(path, putting).await? {
             Ok(_) => Ok(true),
             Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
             Err(error) => Err(self.fault("store", path, &error)),
@@ -321,53 +409,49 @@ impl Backend {
         if self.size(path)?.is_none() {
             return Ok(false);
         }
-        match self.runtime.block_on(self.store.delete(&Path::from(path))) {
+        let (store, location) = (self.store.clone(), Path::from(path));
+        let deleting = async move { store.delete(&location).await };
+        match self.runtime.block_on(self.bounded(path, deleting))? {
             Ok(()) => {}
             Err(object_store::Error::NotFound { .. }) => return Ok(false),
             Err(error) => return Err(self.fault("remove", path, &error)),
         }
-        if let Some(directory) = &self.directory {
+        if let Some(directory) = self.directory.clone() {
             let file = directory.join(path);
-            let parent = file.parent().unwrap_or(directory);
-            std::fs::File::open(parent)
-                .and_then(|parent| parent.sync_all())
-                .map_err(|error| {
-                    Error::storage(format!("{} cannot be synced", parent.display())).because(error)
-                })?;
+            self.bounded_blocking(path, move || {
+                let parent = file.parent().unwrap_or(&directory);
+                let synced = std::fs::File::open(parent).and_then(|parent| parent.sync_all());
+                synced.map_err(|error| {
+                    Error::repository(format!("{} cannot be synced", parent.display()))
+                        .because(error)
+                })
+            })?;
         }
         Ok(true)
     }
 
-    /// Several objects, a few at a time, in their order.
-    pub(super) fn get_many(&self, paths: Vec<String>) -> Result<Vec<Option<Bytes>>> {
-        let reading = stream::iter(paths)
-            .map(|path| async move { self.get_async(&path).await })
-            .buffered(READ_AT_A_TIME)
-            .try_collect();
-        self.runtime.block_on(reading)
-    }
-
     /// Removes what puts that were killed in the middle left in a directory: no listing shows it.
     pub(super) fn remove_unfinished(&self, older_than: Duration) -> Result<()> {
-        let Some(directory) = &self.directory else {
+        let Some(directory) = self.directory.clone() else {
             return Ok(());
         };
-        remove_unfinished(directory, older_than)
-            .map_err(|error| Error::storage("the repository cannot be tidied up").because(error))
+        self.bounded_blocking("what is unfinished", move || {
+            remove_unfinished(&directory, older_than).map_err(|error| {
+                Error::repository("the repository cannot be tidied up").because(error)
+            })
+        })
     }
 
     /// Everything below a prefix.
     pub(super) fn list(&self, prefix: &str) -> Result<Vec<Listed>> {
-        let prefix_path = Path::from(prefix);
-        let listing = async {
-            self.store
-                .list(Some(&prefix_path))
-                .try_collect::<Vec<_>>()
-                .await
+        let (store, location) = (self.store.clone(), Path::from(prefix));
+        let listing = async move {
+            let listed = store.list(Some(&location));
+            listed.try_collect::<Vec<_>>().await
         };
         let objects = self
             .runtime
-            .block_on(listing)
+            .block_on(self.bounded(prefix, listing))?
             .map_err(|error| self.fault("list", prefix, &error))?;
         Ok(objects
             .into_iter()
@@ -378,6 +462,27 @@ impl Backend {
             })
             .collect())
     }
+}
+
+/// Opens a directory; one that is not there is made if `create` says so.
+fn opened_directory(directory: &FilePath, create: bool) -> Result<LocalFileSystem> {
+    let fail = |error: &dyn std::fmt::Display| {
+        Error::repository(format!(
+            "the repository directory {} cannot be used: {error}",
+            directory.display()
+        ))
+    };
+    if create {
+        std::fs::create_dir_all(directory).map_err(|error| fail(&error))?;
+    } else if !directory.is_dir() {
+        return Err(Error::not_found(format!(
+            "there is no directory {}",
+            directory.display()
+        )));
+    }
+    // Synced on every put: a manifest must not be durable before its packs are.
+    let store = LocalFileSystem::new_with_prefix(directory).map_err(|error| fail(&error))?;
+    Ok(store.with_fsync(true))
 }
 
 /// `object_store` writes `NAME#1` and renames it.
@@ -403,7 +508,10 @@ fn kind_of(error: &object_store::Error) -> Option<Kind> {
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
         if let Some(error) = cause.downcast_ref::<std::io::Error>() {
-            return Some(Kind::of_file(error));
+            return Some(match Kind::of_file(error) {
+                Kind::StorageFault => Kind::RepositoryUnusable,
+                kind => kind,
+            });
         }
         source = cause.source();
     }

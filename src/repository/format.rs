@@ -1,6 +1,8 @@
-//! `repository.json` and manifests: versioned JSON, self-contained, each manifest with its own hash.
-//!
-//! A manifest file is `{"manifest": {…}, "blake3": "<hash of the manifest's bytes as they stand>"}`.
+//! What stands in a repository: `repository.json`, manifests, and what is noted beside them. Versioned JSON; what no hash names
+//! carries its own.
+
+mod encoding;
+mod manifest;
 
 use std::collections::BTreeMap;
 
@@ -10,12 +12,19 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
-use crate::model::collection::CollectionDefinition;
-use crate::model::digest::Digest;
-use crate::model::names::CollectionName;
+use crate::model::stored::Stored;
+
+pub(super) use encoding::{Part, Undecodable};
+pub use manifest::{
+    BackupScope, LayerReference, Manifest, ManifestCollection, ManifestTenant, PackReference,
+    PartReference, StoredDefinition, Summary, Totals,
+};
+pub(super) use manifest::{PACK_SUFFIX, PART_SUFFIX};
 
 /// Version of the repository's format.
 pub const REPOSITORY_FORMAT: u32 = 1;
+/// Version of a manifest whose collections stand in parts.
+const PARTED_FORMAT: u32 = 2;
 pub(super) const MANIFEST_SUFFIX: &str = ".json";
 
 /// Content of `repository.json`.
@@ -34,9 +43,9 @@ impl RepositoryHeader {
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self> {
         let header: Self = serde_json::from_slice(bytes)
-            .map_err(|error| Error::storage("repository.json is damaged").because(error))?;
+            .map_err(|error| Error::repository("repository.json is damaged").because(error))?;
         if header.format != REPOSITORY_FORMAT {
-            return Err(Error::storage(format!(
+            return Err(Error::repository(format!(
                 "the repository has format version {}; this program reads version {REPOSITORY_FORMAT}",
                 header.format
             )));
@@ -85,187 +94,8 @@ pub struct Verification {
     pub checked_bytes: u64,
 }
 
-/// A pack as a manifest refers to it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PackReference {
-    /// BLAKE3 of the stored bytes, hexadecimal; the pack's name.
-    pub hash: String,
-    /// Stored bytes.
-    pub size_bytes: u64,
-    /// Rows in it.
-    pub records: u64,
-    /// Lowest ordinal in it.
-    pub first_ordinal: u64,
-    /// Highest ordinal in it.
-    pub last_ordinal: u64,
-}
-
-impl PackReference {
-    pub(super) fn path(&self) -> String {
-        let fan_out = self.hash.get(..2).unwrap_or_default();
-        format!("packs/{fan_out}/{}.arrow", self.hash)
-    }
-}
-
-/// One layer of a collection: tombstones take records of earlier layers away, then records replace or
-/// join them, by ordinal.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LayerReference {
-    /// Packs of records, in ordinal order.
-    pub packs: Vec<PackReference>,
-    /// Packs of tombstones.
-    pub tombstones: Vec<PackReference>,
-}
-
-/// A collection in a backup: everything that makes up its state.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ManifestCollection {
-    /// Tenant, database, name.
-    #[serde(flatten)]
-    pub name: CollectionName,
-    /// The id it had.
-    pub id: Uuid,
-    /// Live records.
-    pub records: u64,
-    /// Canonical bytes of these records.
-    pub raw_bytes: u64,
-    /// The last write to it.
-    pub sequence: u64,
-    /// The ordinal that its next new record would have got.
-    pub next_ordinal: u64,
-    /// Sum of its records' hashes.
-    pub digest: Digest,
-    /// Metadata, configuration, schema, dimension.
-    pub definition: CollectionDefinition,
-    /// BLAKE3 of the definition.
-    pub definition_hash: String,
-    /// Base first, then changes in order.
-    pub layers: Vec<LayerReference>,
-}
-
-impl ManifestCollection {
-    /// All packs that make up its state.
-    pub fn packs(&self) -> impl Iterator<Item = &PackReference> {
-        let layers = self.layers.iter();
-        layers.flat_map(|layer| layer.packs.iter().chain(&layer.tombstones))
-    }
-}
-
-/// What a backup was to hold. Retention compares only backups of the same.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum BackupScope {
-    /// Everything there was.
-    All,
-    /// Chosen collections. What a manifest without this member is taken for: it is compared with fewer.
-    #[default]
-    Selection,
-}
-
-/// A backup.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Manifest {
-    /// Version of this format.
-    pub format: u32,
-    /// The repository it belongs to.
-    pub repository_id: Uuid,
-    /// `backup_YYYY-MM-DD_HH-MM-SS`, perhaps with a suffix.
-    pub id: String,
-    /// `full` or `incremental`.
-    pub kind: String,
-    /// The backup that an incremental one started from; it is not needed for a restore.
-    pub parent: Option<String>,
-    /// When it was begun.
-    pub created_at: DateTime<Utc>,
-    /// How long it took.
-    pub duration_ms: u64,
-    /// The store it was made of.
-    pub store_id: Uuid,
-    /// The moment, as a sequence of that store; the same for all collections.
-    pub sequence: u64,
-    /// Records that had to be written.
-    pub new_records: u64,
-    /// Tombstones that had to be written.
-    pub tombstones: u64,
-    /// Bytes of packs that had to be written.
-    pub new_bytes: u64,
-    /// Free labels.
-    pub labels: BTreeMap<String, String>,
-    /// Kept by retention, whatever its rules.
-    pub pinned: bool,
-    /// Whether it was to hold everything there was, or chosen collections.
-    #[serde(default)]
-    pub scope: BackupScope,
-    /// The collections, by id.
-    pub collections: Vec<ManifestCollection>,
-}
-
-impl Manifest {
-    /// All packs that it refers to.
-    pub fn packs(&self) -> impl Iterator<Item = &PackReference> {
-        self.collections.iter().flat_map(ManifestCollection::packs)
-    }
-
-    /// Records that it restores.
-    pub fn records(&self) -> u64 {
-        self.collections
-            .iter()
-            .map(|collection| collection.records)
-            .sum()
-    }
-
-    /// Canonical bytes that it restores.
-    pub fn raw_bytes(&self) -> u64 {
-        self.collections
-            .iter()
-            .map(|collection| collection.raw_bytes)
-            .sum()
-    }
-
-    /// Bytes of all packs that it refers to.
-    pub fn stored_bytes(&self) -> u64 {
-        self.packs().map(|pack| pack.size_bytes).sum()
-    }
-
-    /// With what was changed since.
-    #[must_use]
-    pub(super) fn annotated(mut self, annotations: Annotations) -> Self {
-        self.pinned = annotations.pinned.unwrap_or(self.pinned);
-        self.labels = annotations.labels.unwrap_or(self.labels);
-        self
-    }
-
-    pub(super) fn encode(&self) -> Vec<u8> {
-        let text = serde_json::to_string(self).expect("a manifest has string keys only");
-        let manifest = RawValue::from_string(text).expect("serde_json writes valid JSON");
-        let blake3 = blake3::hash(manifest.get().as_bytes()).to_hex().to_string();
-        serde_json::to_vec(&Envelope { manifest, blake3 })
-            .expect("an envelope has string keys only")
-    }
-
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, Undecodable> {
-        let damaged = |error: serde_json::Error| Undecodable::Damaged(error.to_string());
-        let envelope: Envelope = serde_json::from_slice(bytes).map_err(damaged)?;
-        let text = envelope.manifest.get();
-        if blake3::hash(text.as_bytes()).to_hex().as_str() != envelope.blake3 {
-            let reason = "its bytes do not have the hash that stands in it";
-            return Err(Undecodable::Damaged(reason.to_owned()));
-        }
-        let version: Version = serde_json::from_str(text).map_err(damaged)?;
-        if version.format != REPOSITORY_FORMAT {
-            return Err(Undecodable::Version(version.format));
-        }
-        serde_json::from_str(text).map_err(damaged)
-    }
-}
-
-/// Why a manifest cannot be read.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Undecodable {
-    /// It is not as it was written.
-    Damaged(String),
-    /// Another program reads this version of the format.
-    Version(u32),
+impl Stored for Verification {
+    const NAME: &'static str = "a verification report";
 }
 
 impl Annotations {
@@ -299,18 +129,6 @@ struct SealedAnnotations {
     blake3: String,
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Envelope {
-    manifest: Box<RawValue>,
-    blake3: String,
-}
-
-#[derive(Deserialize)]
-struct Version {
-    format: u32,
-}
-
 /// Whether a text can be the id of a backup; anything else never reaches a path.
 pub fn is_backup_id(id: &str) -> bool {
     id.len() <= 64
@@ -323,28 +141,62 @@ pub fn is_backup_id(id: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+    use crate::model::collection::CollectionDefinition;
+    use crate::model::digest::Digest;
+    use crate::model::metadata::Metadata;
+    use crate::model::names::CollectionName;
+    use crate::model::schema;
 
-    fn manifest() -> Manifest {
-        Manifest {
+    pub(crate) fn collection() -> ManifestCollection {
+        let metadata = crate::model::metadata::Metadata::new();
+        let (configuration, schema) =
+            crate::model::schema::reconcile(&metadata, None, None, 1).unwrap();
+        let definition = CollectionDefinition {
+            metadata,
+            configuration,
+            schema,
+            dimension: Some(2),
+        };
+        ManifestCollection {
+            name: CollectionName::new("default_tenant", "default_database", "words"),
+            id: Uuid::nil(),
+            public_id: None,
+            records: 1,
+            raw_bytes: 1,
+            sequence: 1,
+            next_ordinal: 1,
+            digest: Digest::EMPTY,
+            definition_hash: definition.hash(),
+            definition: definition.into(),
+            layers: Vec::new(),
+        }
+    }
+
+    pub(crate) fn manifest() -> Manifest {
+        let summary = Summary {
             format: REPOSITORY_FORMAT,
             repository_id: Uuid::nil(),
             id: "backup_2026-11-23_10-30-00".to_owned(),
             kind: "full".to_owned(),
             parent: None,
             created_at: DateTime::UNIX_EPOCH,
+            requested_at: Some(DateTime::UNIX_EPOCH),
             duration_ms: 1,
             store_id: Uuid::nil(),
             sequence: 2,
+            line: 0,
             new_records: 3,
             tombstones: 0,
             new_bytes: 4,
             labels: BTreeMap::from([("k".to_owned(), "v".to_owned())]),
             pinned: false,
             scope: BackupScope::All,
-            collections: Vec::new(),
-        }
+            totals: Totals::default(),
+            parts: Vec::new(),
+        };
+        Manifest::new(summary, Vec::new(), Vec::new())
     }
 
     #[test]
@@ -374,14 +226,44 @@ mod tests {
         }
     }
 
+    /// A member that joins later must not make what was written before look damaged.
+    #[test]
+    fn the_hash_of_a_definition_is_of_the_bytes_that_were_stored() {
+        let written = r#"{"tenant":"t","database":"d","name":"n","id":"00000000-0000-0000-0000-000000000000","records":0,
+            "raw_bytes":0,"sequence":1,"next_ordinal":0,"digest":"DIGEST","definition":DEFINITION,"definition_hash":"HASH",
+            "layers":[]}"#;
+        let (configuration, schema) = schema::reconcile(&Metadata::new(), None, None, 1).unwrap();
+        let definition = CollectionDefinition {
+            metadata: Metadata::new(),
+            configuration,
+            schema,
+            dimension: Some(3),
+        };
+        let today = serde_json::to_string(&definition).unwrap();
+        // As a program may have written it that knew another member, or another order.
+        let other = today.replacen('{', r#"{ "member": 1, "#, 1);
+        for text in [&today, &other] {
+            let hash = blake3::hash(text.as_bytes()).to_hex().to_string();
+            let written = written
+                .replace("DIGEST", &Digest::EMPTY.to_string())
+                .replace("DEFINITION", text)
+                .replace("HASH", &hash);
+            let read: ManifestCollection = serde_json::from_str(&written).unwrap();
+            assert_eq!(read.definition.stored_hash(), read.definition_hash);
+            assert_eq!(*read.definition, definition);
+        }
+        assert_eq!(
+            StoredDefinition::from(definition.clone()).stored_hash(),
+            definition.hash()
+        );
+    }
+
     #[test]
     fn newer_formats_are_refused() {
-        let newer = Manifest {
-            format: 2,
-            ..manifest()
-        };
+        let mut newer = manifest();
+        newer.format = 3;
         let refused = Manifest::decode(&newer.encode());
-        assert_eq!(refused, Err(Undecodable::Version(2)));
+        assert_eq!(refused, Err(Undecodable::Version(3)));
         let header = br#"{"format":2,"repository_id":"00000000-0000-0000-0000-000000000000"}"#;
         assert!(RepositoryHeader::decode(header).is_err());
     }

@@ -8,10 +8,11 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::backend::Listed;
-use super::format::Manifest;
+use super::format::{PACK_SUFFIX, PART_SUFFIX, Summary};
 use super::lock::RepositoryLock;
 use super::{ANNOTATIONS, DAMAGED, PACKS, Repository, VERIFICATIONS, id_of};
 use crate::error::{Error, Kind, Result};
+use crate::model::stored::{self, Stored, Unreadable};
 
 const GARBAGE: &str = "garbage.json";
 /// Packs that are removed between two looks at the lock.
@@ -32,6 +33,10 @@ struct Noted {
     unreferenced_since: BTreeMap<String, DateTime<Utc>>,
 }
 
+impl Stored for Noted {
+    const NAME: &'static str = "garbage.json";
+}
+
 /// What there is to collect.
 struct Survey {
     due: Vec<Listed>,
@@ -40,21 +45,17 @@ struct Survey {
     collected: Collected,
 }
 
-/// Hashes of all packs that backups refer to.
-fn referenced(manifests: &[Manifest]) -> BTreeSet<&str> {
-    let packs = manifests.iter().flat_map(Manifest::packs);
-    packs.map(|pack| pack.hash.as_str()).collect()
-}
-
 impl Repository {
     /// Whether collecting would change anything.
     ///
     /// # Errors
     /// As [`Repository::collect`].
     pub fn has_garbage(&self, grace: Duration, now: DateTime<Utc>) -> Result<bool> {
-        let manifests = self.all_readable()?;
-        let survey = self.survey(&manifests, &BTreeSet::new(), grace, now)?;
-        Ok(!survey.due.is_empty() || survey.waiting != survey.noted.unwrap_or_default())
+        let backups = self.all_readable()?;
+        let needed = self.needed_by_all(&backups)?;
+        let survey = self.survey(&needed, &BTreeSet::new(), grace, now)?;
+        let changes = !survey.due.is_empty() || survey.waiting != survey.noted.unwrap_or_default();
+        Ok(changes || self.has_many_claims()?)
     }
 
     /// Removes what has been unreferenced for the grace period, notes what newly is, and removes what
@@ -71,8 +72,9 @@ impl Repository {
         grace: Duration,
         now: DateTime<Utc>,
     ) -> Result<Collected> {
-        let manifests = self.all_readable()?;
-        let survey = self.survey(&manifests, freed, grace, now)?;
+        let backups = self.all_readable()?;
+        let needed = self.needed_by_all(&backups)?;
+        let survey = self.survey(&needed, freed, grace, now)?;
         for (index, pack) in survey.due.iter().enumerate() {
             // One who lost the lock in the middle must not go on.
             if index % CONFIRMED_EVERY == 0 {
@@ -83,12 +85,12 @@ impl Repository {
         lock.confirm()?;
         self.backend.remove_unfinished(self.locks.stale)?;
         if survey.noted.is_some() || !survey.waiting.unreferenced_since.is_empty() {
-            let bytes = serde_json::to_vec(&survey.waiting).map_err(|error| {
-                Error::internal("garbage.json cannot be encoded").because(error)
-            })?;
-            self.backend.put(GARBAGE, bytes.into())?;
+            let bytes = stored::encode(&survey.waiting);
+            self.backend.put_for_removal(GARBAGE, bytes.into())?;
         }
-        self.remove_orphans(&manifests)?;
+        self.remove_orphans(&backups, &needed)?;
+        self.settle_ids()?;
+        self.backend.keep_reserve();
         Ok(survey.collected)
     }
 
@@ -102,25 +104,21 @@ impl Repository {
         grace: Duration,
         now: DateTime<Utc>,
     ) -> Result<Collected> {
-        let (going, manifests): (Vec<_>, Vec<_>) = self
+        let (going, staying): (Vec<_>, Vec<_>) = self
             .all_readable()?
             .into_iter()
-            .partition(|manifest| without.contains(&manifest.id));
-        let packs = going.iter().flat_map(Manifest::packs);
-        let without_packs = &packs.map(|pack| pack.hash.clone()).collect();
-        Ok(self
-            .survey(&manifests, without_packs, grace, now)?
-            .collected)
+            .partition(|backup| without.contains(&backup.id));
+        let (freed, needed) = (self.needed_by_all(&going)?, self.needed_by_all(&staying)?);
+        Ok(self.survey(&needed, &freed, grace, now)?.collected)
     }
 
     fn survey(
         &self,
-        manifests: &[Manifest],
+        needed: &BTreeSet<String>,
         freed: &BTreeSet<String>,
         grace: Duration,
         now: DateTime<Utc>,
     ) -> Result<Survey> {
-        let referenced = referenced(manifests);
         let mut survey = Survey {
             due: Vec::new(),
             waiting: Noted::default(),
@@ -129,7 +127,7 @@ impl Repository {
         };
         for pack in self.backend.list(PACKS)? {
             // What is no pack by its name is none of ours.
-            let Some(hash) = hash_of(&pack).filter(|hash| !referenced.contains(hash)) else {
+            let Some(hash) = hash_of(&pack).filter(|hash| !needed.contains(*hash)) else {
                 continue;
             };
             let noted = survey.noted.as_ref().filter(|_| !freed.contains(hash));
@@ -147,41 +145,38 @@ impl Repository {
         Ok(survey)
     }
 
-    /// All manifests.
+    /// All backups.
     ///
     /// # Errors
-    /// `BackupCorrupt` when one cannot be read.
-    pub fn all_readable(&self) -> Result<Vec<Manifest>> {
-        let (manifests, damaged) = self.backups()?;
+    /// `BackupCorrupt` when a manifest cannot be read.
+    pub fn all_readable(&self) -> Result<Vec<Summary>> {
+        let (backups, damaged) = self.backups()?;
         match damaged.into_iter().next() {
-            None => Ok(manifests),
+            None => Ok(backups),
             Some((_, error)) if error.kind() == Kind::Unprocessable => Err(error),
-            Some((id, error)) => Err(Error::backup_corrupt(format!(
-                "{}; as long as it stands, nobody knows what it needs: delete {id}, or bring its manifest back",
-                error.message()
-            ))
-            .with("backup", id)),
+            Some((id, error)) => Err(not_known(&id, &error)),
         }
     }
 
     /// What was noted last; `None`: nothing yet.
     fn noted(&self) -> Result<Option<Noted>> {
-        let bytes = self.backend.get(GARBAGE)?;
-        // Without it the grace period begins anew.
-        Ok(bytes.map(|bytes| {
-            serde_json::from_slice(&bytes).unwrap_or_else(|error| {
-                tracing::warn!(%error, "garbage.json cannot be read");
-                Noted::default()
+        let bytes = self.backend.get_or_garbled(GARBAGE)?;
+        bytes
+            .map(|bytes| match stored::decode(&bytes) {
+                Ok(noted) => Ok(noted),
+                // Without it the grace period begins anew.
+                Err(Unreadable::Damaged(error)) => {
+                    tracing::warn!(?error, "garbage.json cannot be read");
+                    Ok(Noted::default())
+                }
+                Err(Unreadable::Newer(error)) => Err(error),
             })
-        }))
+            .transpose()
     }
 
     /// What a crash left after a manifest was removed, and marks on packs that are gone.
-    fn remove_orphans(&self, manifests: &[Manifest]) -> Result<()> {
-        let ids: BTreeSet<&str> = manifests
-            .iter()
-            .map(|manifest| manifest.id.as_str())
-            .collect();
+    fn remove_orphans(&self, backups: &[Summary], needed: &BTreeSet<String>) -> Result<()> {
+        let ids: BTreeSet<&str> = backups.iter().map(|backup| backup.id.as_str()).collect();
         for directory in [VERIFICATIONS, ANNOTATIONS] {
             for beside in self.backend.list(directory)? {
                 if id_of(beside.name()).is_some_and(|id| !ids.contains(id)) {
@@ -189,9 +184,8 @@ impl Repository {
                 }
             }
         }
-        let referenced = referenced(manifests);
         for mark in self.backend.list(DAMAGED)? {
-            if !referenced.contains(mark.name()) {
+            if !needed.contains(mark.name()) {
                 self.backend.delete(&mark.path)?;
             }
         }
@@ -201,7 +195,10 @@ impl Repository {
 
 /// The hash that a pack is named by.
 fn hash_of(pack: &Listed) -> Option<&str> {
-    let hash = pack.name().strip_suffix(".arrow")?;
+    let name = pack.name();
+    let hash = name
+        .strip_suffix(PACK_SUFFIX)
+        .or_else(|| name.strip_suffix(PART_SUFFIX))?;
     let digits = hash.len() == 64 && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     let place = format!("{PACKS}/{}/{}", hash.get(..2)?, pack.name());
     (digits && place == pack.path).then_some(hash)
@@ -210,4 +207,13 @@ fn hash_of(pack: &Listed) -> Option<&str> {
 fn is_due(since: DateTime<Utc>, grace: Duration, now: DateTime<Utc>) -> bool {
     // A clock that went back makes it wait, no more.
     (now - since).to_std().is_ok_and(|waited| waited >= grace)
+}
+
+/// As long as a manifest cannot be read, what it needs is not known.
+pub(super) fn not_known(backup: &str, error: &Error) -> Error {
+    Error::backup_corrupt(format!(
+        "{}; as long as it stands, nobody knows what it needs: delete {backup}, or bring its manifest back",
+        error.message()
+    ))
+    .with("backup", backup)
 }

@@ -1,4 +1,4 @@
-//! The repository's lock: many that add, or one that removes.
+//! The repository's lock: many that add or read, or one that removes.
 //!
 //! A lock is an object below `locks/`. Whoever wants one puts its own, then lists all: where another
 //! forbids it, it takes its own away and tries again later. Two that arrive at once may both step back,
@@ -30,7 +30,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// What a lock allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LockMode {
-    /// Adding backups; others may do so as well.
+    /// Adding backups, or reading them; others may do so as well.
     Shared,
     /// Removing what nothing refers to; alone.
     Exclusive,
@@ -112,7 +112,11 @@ impl RepositoryLock {
         loop {
             progress.check()?;
             let taken = Instant::now();
-            backend.put(&path, content()).map_err(or_left)?;
+            let put = match mode {
+                LockMode::Shared => backend.put(&path, content()),
+                LockMode::Exclusive => backend.put_for_removal(&path, content()),
+            };
+            put.map_err(or_left)?;
             let found = obstacle(backend, &path, mode, settings.stale).map_err(or_left)?;
             let Some(other) = found else {
                 let left = left.clone();
@@ -234,7 +238,7 @@ async fn renew(
 
 /// For people who look into the repository: the name of the object alone decides.
 fn content() -> Bytes {
-    json!({"process": std::process::id(), "renewed_at": Utc::now()})
+    json!({"format": 1, "process": std::process::id(), "renewed_at": Utc::now()})
         .to_string()
         .into()
 }

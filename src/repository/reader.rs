@@ -11,6 +11,9 @@ use super::format::{LayerReference, ManifestCollection, PackReference};
 use super::pack::{self, PackRecord};
 use crate::error::{Error, Result};
 
+/// The most ordinals that a collection in a backup may have used: as many again are left to be written.
+const MAX_NEXT_ORDINAL: u64 = 1 << 62;
+
 /// What a reader has read so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReadStatistics {
@@ -22,6 +25,8 @@ pub struct ReadStatistics {
 
 /// Iterates over the records of one collection of a backup.
 pub struct CollectionReader<'a> {
+    /// Bytes that all packs in memory take, by what they declared.
+    held: u64,
     repository: &'a Repository,
     collection: &'a ManifestCollection,
     streams: Vec<LayerStream<'a>>,
@@ -35,7 +40,16 @@ pub struct CollectionReader<'a> {
 struct LayerStream<'a> {
     packs: std::slice::Iter<'a, PackReference>,
     loaded: VecDeque<PackRecord>,
+    /// Bytes that the pack in memory took unpacked.
+    held: u64,
 }
+
+/// Backups are written so that the packs of all layers take no more than a job may (`repository.max_layers`); a pack may
+/// take twice what it aims at.
+const LAYERS_SHARE: u64 = 2;
+
+/// Memory that a tombstone takes until all is read.
+const TOMBSTONE_BYTES: u64 = 64;
 
 impl<'a> CollectionReader<'a> {
     /// Reads the tombstones; records follow as the iterator is driven.
@@ -43,7 +57,15 @@ impl<'a> CollectionReader<'a> {
     /// # Errors
     /// `BackupCorrupt`, naming pack and collection.
     pub fn open(repository: &'a Repository, collection: &'a ManifestCollection) -> Result<Self> {
+        if collection.next_ordinal > MAX_NEXT_ORDINAL {
+            let damaged = Error::backup_corrupt(format!(
+                "{} would go on at ordinal {}; {MAX_NEXT_ORDINAL} are the most",
+                collection.name, collection.next_ordinal
+            ));
+            return Err(damaged.with("collection", collection.name.to_string()));
+        }
         let mut reader = Self {
+            held: 0,
             repository,
             collection,
             streams: collection.layers.iter().map(LayerStream::of).collect(),
@@ -55,10 +77,14 @@ impl<'a> CollectionReader<'a> {
         for (index, layer) in collection.layers.iter().enumerate() {
             for reference in &layer.tombstones {
                 let bytes = reader.load(reference)?;
+                let most = repository.limits().memory_bytes;
                 let tombstones =
-                    pack::decode_tombstones(bytes).map_err(|e| reader.name(e, reference))?;
+                    pack::decode_tombstones(bytes, most).map_err(|e| reader.name(e, reference))?;
                 for tombstone in tombstones {
                     reader.tombstones.insert(tombstone.ordinal, index);
+                }
+                if (reader.tombstones.len() as u64).saturating_mul(TOMBSTONE_BYTES) > most {
+                    return Err(reader.too_much("its deletions"));
                 }
             }
         }
@@ -81,9 +107,69 @@ impl<'a> CollectionReader<'a> {
     }
 
     fn name(&self, error: Error, reference: &PackReference) -> Error {
-        error
+        let named = if error.message().contains(&reference.hash) {
+            error
+        } else {
+            let text = format!("pack {}: {}", reference.hash, error.message());
+            match error.cause_text() {
+                Some(cause) => Error::new(error.kind(), text).because(cause),
+                None => Error::new(error.kind(), text),
+            }
+        };
+        named
             .with("pack", reference.hash.clone())
             .with("collection", self.collection.name.to_string())
+    }
+
+    /// That it may be whole, and cannot be read with this much memory.
+    fn too_much(&self, what: &str) -> Error {
+        let most = self.repository.limits().memory_bytes;
+        Error::unprocessable(format!(
+            "{}: {what} take more memory than a job may (jobs.memory_bytes = {most})",
+            self.collection.name
+        ))
+        .with("collection", self.collection.name.to_string())
+    }
+
+    /// What no write would have let in is let in by no restore either: it would damage the store that it comes to.
+    ///
+    /// # Errors
+    /// `BackupCorrupt` naming the record, the pack and the collection.
+    fn check(&self, record: &PackRecord, reference: &PackReference) -> Result<()> {
+        let PackRecord {
+            ordinal, record, ..
+        } = record;
+        let dimension = self.collection.definition.dimension;
+        let found = u32::try_from(record.embedding.len()).ok();
+        let wrong = if record.id.is_empty() {
+            "has an empty id".to_owned()
+        } else if found.is_none() || found != dimension {
+            let expected = dimension.map_or("none".to_owned(), |dimension| dimension.to_string());
+            format!(
+                "has {} dimensions, its collection {expected}",
+                record.embedding.len()
+            )
+        } else if !record
+            .embedding
+            .iter()
+            .all(|component| component.is_finite())
+        {
+            "has an embedding that is not finite".to_owned()
+        } else if !(reference.first_ordinal..=reference.last_ordinal).contains(ordinal) {
+            format!("has the ordinal {ordinal}, which its pack does not hold by the manifest")
+        } else if *ordinal >= self.collection.next_ordinal {
+            format!(
+                "has the ordinal {ordinal}, and its collection only those below {}",
+                self.collection.next_ordinal
+            )
+        } else {
+            return Ok(());
+        };
+        let damaged = Error::backup_corrupt(format!(
+            "pack {}: record {:?} {wrong}",
+            reference.hash, record.id
+        ));
+        Err(self.name(damaged, reference))
     }
 
     /// Makes sure that a stream holds its next record, if there is one.
@@ -95,12 +181,21 @@ impl<'a> CollectionReader<'a> {
             if !stream.loaded.is_empty() {
                 return Ok(());
             }
+            self.held = self.held.saturating_sub(std::mem::take(&mut stream.held));
             let Some(reference) = stream.packs.next() else {
                 return Ok(());
             };
             let bytes = self.load(reference)?;
+            let most = self.repository.limits().memory_bytes;
+            let unpacked = pack::unpacked_bytes(&bytes).map_err(|e| self.name(e, reference))?;
+            if self.held.saturating_add(unpacked) > most.saturating_mul(LAYERS_SHARE) {
+                return Err(self.too_much("its layers"));
+            }
             let records =
-                pack::decode_records(bytes).map_err(|error| self.name(error, reference))?;
+                pack::decode_records(bytes, most).map_err(|error| self.name(error, reference))?;
+            for record in &records {
+                self.check(record, reference)?;
+            }
             if records.len() as u64 != reference.records {
                 let found = Error::backup_corrupt(format!(
                     "pack {} has {} records, its manifest says {}",
@@ -112,6 +207,8 @@ impl<'a> CollectionReader<'a> {
             }
             if let Some(stream) = self.streams.get_mut(index) {
                 stream.loaded = records.into();
+                stream.held = unpacked;
+                self.held += unpacked;
             }
         }
     }
@@ -174,11 +271,34 @@ impl<'a> CollectionReader<'a> {
     }
 }
 
+/// Id and pack of the record at an ordinal, in the last layer that has it.
+///
+/// # Errors
+/// `BackupCorrupt` when a pack cannot be read, or none has it.
+pub fn find_at(
+    repository: &Repository,
+    collection: &ManifestCollection,
+    ordinal: u64,
+) -> Result<(String, String)> {
+    let layers = collection.layers.iter().rev();
+    let packs = layers.flat_map(|layer| &layer.packs);
+    for reference in packs.filter(|p| (p.first_ordinal..=p.last_ordinal).contains(&ordinal)) {
+        let bytes = repository.pack(reference)?;
+        let records = pack::decode_records(bytes, repository.limits().memory_bytes)?;
+        if let Some(found) = records.into_iter().find(|found| found.ordinal == ordinal) {
+            return Ok((found.record.id, reference.hash.clone()));
+        }
+    }
+    let missing = format!("{} has no record at {ordinal}", collection.name);
+    Err(Error::backup_corrupt(missing))
+}
+
 impl<'a> LayerStream<'a> {
     fn of(layer: &'a LayerReference) -> Self {
         Self {
             packs: layer.packs.iter(),
             loaded: VecDeque::new(),
+            held: 0,
         }
     }
 }

@@ -75,9 +75,6 @@ EXCLUDED = {
         api/test_indexing_status.py api/test_schema_e2e.py::test_collection_fork_inherits_and_isolates_schema
         distributed property/test_add_gc.py property/test_add_mcmr.py segment
     """,
-    "wants an internal error for unknown ids in a query, which are passed over here": """
-        test_api.py::test_query_id_filtering_e2e
-    """,
     "needs search(), which one node answers with 501": """
         api/test_search_api.py property/test_add.py::test_search_group_by
         property/test_embeddings.py::test_embeddings_state_with_search

@@ -37,25 +37,31 @@ def job_of(service: Vectorkeep, identity: str) -> dict:
     return service.call("GET", f"/jobs/{identity}")
 
 
-def ended(service: Vectorkeep, identity: str, seconds: float = CALL_SECONDS) -> dict:
-    def look():
+def ended(service: Vectorkeep, identity: str, seconds: float = CALL_SECONDS, look=None) -> dict:
+    """The job at its end; until then `look` is called with it, and with the time before it was asked for."""
+    def final():
+        at = time.monotonic()
         job = job_of(service, identity)
-        return job if job["state"] in FINAL else None
+        if job["state"] in FINAL:
+            return job
+        if look is not None:
+            look(job, at)
+        return None
 
-    return until(f"the end of job {identity}", seconds, look, 0.05)
+    return until(f"the end of job {identity}", seconds, final, 0.05)
 
 
-def attempted(service: Vectorkeep, body: dict) -> dict:
+def attempted(service: Vectorkeep, body: dict, look=None) -> dict:
     """The job at its end, or what stands in for it where the request was refused."""
     status, answer = service.send("POST", "/migrate", body)
     if status != 202:
         return {"state": "refused", "result": None, "problem": answer}
-    return ended(service, answer["id"])
+    return ended(service, answer["id"], look=look)
 
 
-def migrated(service: Vectorkeep, body: dict, action: str | None = None, lossless: bool = True) -> dict:
+def migrated(service: Vectorkeep, body: dict, action: str | None = None, lossless: bool = True, look=None) -> dict:
     """The result of a migration that must succeed, looked through."""
-    job = attempted(service, body)
+    job = attempted(service, body, look)
     equal((job["state"], job["problem"]), ("succeeded", None), f"the migration {body}")
     result = job["result"]
     check_result(result, f"the result of {body}", lossless)

@@ -358,7 +358,7 @@ PARTS = {"environments": check_environments, "round_trip": check_round_trip, "po
 
 def run(world: World, parts: list[str]) -> None:
     with contextlib.ExitStack() as running:
-        for server in (world.proxy, world.chroma, world.second, world.service):
+        for server in (world.proxy, *world.gates.values(), world.chroma, world.second, world.service):
             running.callback(server.stop)
         for server in (world.chroma, world.second, world.service):
             server.start()

@@ -16,6 +16,10 @@ DELETED = 50
 # Part of the requests that meet a fault, one migration after the other.
 RATES = (0.1, 0.25, 0.5, 0.1, 0.25, 0.7)
 FAULTY_RECORDS, FAULTY_BATCH = 3_000, 200
+# Of the requests that carry records this many are let through before something happens.
+THROUGH = 2
+# Writes of each writer while a copy waits.
+STEPS = 10
 
 
 # ---------------- writers
@@ -31,14 +35,36 @@ def check_writers(world: World) -> None:
     gone = list(records)[7::max(1, len(records) // DELETED)]
     service.delete("busy", gone)
     untouched = {identity: record for identity, record in records.items() if identity not in set(gone)}
-    body = request(("local", "busy"), ("chroma", "busy"))
+    # Small batches: what is read ahead of what is written is a part of it.
+    body = request(("local", "busy"), ("gated-chroma", "busy"), batch_size=max(1, world.records // 40))
+
+    def written_since(counts: list[int]) -> bool:
+        return all(len(writer.steps) >= count + STEPS or writer.error for writer, count in zip(writers, counts))
+
+    def steps() -> list[int]:
+        return [len(writer.steps) for writer in writers]
+
     with contextlib.ExitStack() as writing:
         for writer in writers:
             writing.enter_context(writer)
-        until("writes before the request", CALL_SECONDS, lambda: min(len(writer.steps) for writer in writers) >= 10)
+        until("writes before the request", CALL_SECONDS, lambda: written_since([0, 0]))
+        gate = writing.enter_context(world.gates["gated-chroma"].held("/upsert", THROUGH))
         asked = time.monotonic()
-        result = migrated(service, body, "created")
+        job = service.call("POST", "/migrate", body, 202)["id"]
+        gate.reached()
+        # While records are left to be read the moment of the copy has not come: what was written until then is there
+        # by catching up.
+        at_the_gate = steps()
+        until("writes while it copies", CALL_SECONDS, lambda: written_since(at_the_gate))
+        progress, copying = job_of(service, job), time.monotonic()
+        expect(progress["phase"] == "copy" and progress["progress"]["done"] < progress["progress"]["total"], f"in the middle: {progress}")
+        gate.open(passes=True)
+        finished = ended(service, job)
         over = time.monotonic()
+    equal((finished["state"], finished["problem"]), ("succeeded", None), f"the migration {body}")
+    result = finished["result"]
+    check_result(result, f"the result of {body}")
+    equal(result["action"], "created", f"action of {body}")
     for writer in writers:
         expect(writer.error is None, f"a writer failed: {writer.error!r}")
     found = world.chroma.stored("busy")
@@ -46,66 +72,62 @@ def check_writers(world: World) -> None:
     written = {identity for part in of_writers.values() for identity in part}
     same_content({each: record for each, record in found.items() if each not in written}, untouched, "records nobody wrote to")
     counts = [writer.steps_in(of_writers[writer]) for writer in writers]
-    # By a third of the time copying is not over: what was written until then is there by catching up.
-    moments = (asked, asked + (over - asked) / 3, over)
-    before, third, meanwhile = ([writer.acknowledged(moment) for writer in writers] for moment in moments)
-    for writer, count, acknowledged in zip(writers, counts, third):
+    moments = (asked, copying, over)
+    before, first_pass, meanwhile = ([writer.acknowledged(moment) for writer in writers] for moment in moments)
+    for writer, count, acknowledged in zip(writers, counts, first_pass):
         expect(count >= acknowledged, f"{writer.prefix}: {count} steps are in the copy; {before} were acknowledged before it began, "
-                                      f"{third} in the first third of {over - asked:.1f} s")
+                                      f"{first_pass} in its first pass of {copying - asked:.1f} s")
     one_moment(writers, counts)
     copy = migrated(service, request(("chroma", "busy"), ("local", "busy-back")), "created")
     equal(copy["source_digest"], result["target_digest"], "digest of the copy, and what another migration finds")
     longest = max(acked - began for writer in writers for began, acked, _ in writer.steps)
     print(f"writers: {counts} of {meanwhile} batches acknowledged until its end are in the copy of {len(found)} records ({before} "
-          f"before it began, {third} in the first third of {over - asked:.1f} s); one moment of both, {len(gone)} deleted before it "
+          f"before it began, {first_pass} in its first pass of {copying - asked:.1f} s of {over - asked:.1f} s); one moment of both, {len(gone)} deleted before it "
           f"absent; longest write {longest * 1000:.0f} ms", flush=True)
 
 
 # ---------------- servers that are killed
 
 
-def in_the_middle(world: World, job: str, copied, what: str) -> int:
-    """Waits until a quarter of the records is copied."""
-    def look():
-        done, over = copied(), job_of(world.service, job)["state"] in FINAL
-        return (done, over) if over or done > world.records // 4 else None
-
-    done, over = until(f"a quarter of {what}", CALL_SECONDS, look, 0.01)
-    expect(not over and done < world.records, f"{what} was over before it was killed: {done} records, {job_of(world.service, job)}")
-    return done
+def requested(world: World, source: tuple, target: tuple) -> dict:
+    """In batches of which there are four."""
+    return request(source, target, batch_size=max(1, world.records // 4))
 
 
-def progress_of(world: World, job: str):
-    def done() -> int:
-        now = job_of(world.service, job)
-        return now["progress"]["done"] if now["state"] == "running" else 0
-
-    return done
+def in_the_middle(world: World, gate, job: str, done) -> int:
+    """Waits until the copy does; how many records there are of it."""
+    gate.reached()
+    now = job_of(world.service, job)
+    expect(now["state"] == "running" and done() < world.records, f"in the middle: {now}")
+    return done()
 
 
 def check_kills(world: World) -> None:
     world.articles()
-    chroma_killed(world, ("local", "articles"), ("chroma", "killed-target"))
-    chroma_killed(world, ("chroma", "killed-target"), ("local", "killed-source"))
-    service_killed(world, ("local", "articles"), ("second", "killed-service"))
-    service_killed(world, ("chroma", "killed-target"), ("local", "killed-service"))
+    chroma_killed(world, ("local", "articles"), ("gated-chroma", "killed-target"))
+    chroma_killed(world, ("gated-chroma", "killed-target"), ("local", "killed-source"))
+    service_killed(world, ("local", "articles"), ("gated-second", "killed-service"))
+    service_killed(world, ("gated-chroma", "killed-target"), ("local", "killed-service"))
     no_staging(world.service, world.chroma, world.second)
     world.same("local", "articles", world.articles())
 
 
 def chroma_killed(world: World, source: tuple, target: tuple) -> None:
     service, chroma, server = world.service, world.chroma, world.server(target[0])
-    body, what = request(source, target, batch_size=250), f"{source[0]} to {target[0]}"
+    body, what = requested(world, source, target), f"{source[0]} to {target[0]}"
+    copied = chroma.staged if server is chroma else lambda: 0
     with Watcher(server, target[1], world.records) as watcher:
-        job = service.call("POST", "/migrate", body, 202)["id"]
-        copied = chroma.staged if server is chroma else progress_of(world, job)
-        done = in_the_middle(world, job, copied, what)
-        chroma.stop(signal.SIGKILL)
+        with world.gates["gated-chroma"].held("/upsert" if server is chroma else "/get", THROUGH) as gate:
+            job = service.call("POST", "/migrate", body, 202)["id"]
+            done = in_the_middle(world, gate, job, copied)
+            chroma.stop(signal.SIGKILL)
+            gate.open(passes=False)
         killed = time.monotonic()
         reason = check_failed(ended(service, job, GIVES_UP_SECONDS), f"{what}, killed")
         took = time.monotonic() - killed
         reachable = {each["name"]: each["reachable"] for each in service.call("GET", "/environments")}
-        equal((reachable["chroma"], reachable["second"]), (False, True), "reachable while Chroma's server is gone")
+        names = ("chroma", "gated-chroma", "second")
+        equal([reachable[name] for name in names], [False, False, True], f"{names} are reachable while Chroma's server is gone")
         check_refusal(*service.send("POST", "/migrate?wait=true", body), 502, f"{what} while Chroma's server is gone")
         chroma.start()
         expect(target[1] not in server.listed(), f"{target} is visible after a failure")
@@ -122,12 +144,14 @@ def chroma_killed(world: World, source: tuple, target: tuple) -> None:
 
 def service_killed(world: World, source: tuple, target: tuple) -> None:
     service, server = world.service, world.server(target[0])
-    body, what = request(source, target, batch_size=250), f"{source[0]} to {target[0]}"
+    body, what = requested(world, source, target), f"{source[0]} to {target[0]}"
+    gated, path_end = (target[0], "/upsert") if server is not service else (source[0], "/get")
     with Watcher(server, target[1], world.records) as watcher:
-        job = service.call("POST", "/migrate", body, 202)["id"]
-        copied = progress_of(world, job) if server is service else server.staged
-        done = in_the_middle(world, job, copied, what)
-        service.stop(signal.SIGKILL)
+        with world.gates[gated].held(path_end, THROUGH) as gate:
+            job = service.call("POST", "/migrate", body, 202)["id"]
+            done = in_the_middle(world, gate, job, server.staged if server is not service else lambda: 0)
+            service.stop(signal.SIGKILL)
+            gate.open(passes=False)
         service.start()
         state = ended(service, job)["state"]
         expect(state != "canceled", f"{what}: nobody canceled the job")

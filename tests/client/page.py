@@ -410,7 +410,7 @@ def check_keys(world: World, binary: Path, home: Path) -> None:
             equal(window.asked("GET", "/backups", since) + window.asked("GET", "/jobs", since), [], "requests for what was refused")
             world.shoot(window, "reader")
             use_key(window, "no-such-key")
-            window.until_text("#collections-notice", "a key is needed")
+            window.until_text("#collections-notice", "this key is not known here")
             use_key(window, operator)
             row_of(window, made, "not verified")
             window.page.click(f"[data-focus='verify {made}']")

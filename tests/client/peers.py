@@ -18,7 +18,7 @@ import numpy as np
 
 from contents import Record, articles, as_text, same_content
 from peer import LetterCount
-from processes import START_SECONDS, Process, equal, expect, free_ports, http_call, until
+from processes import CALL_SECONDS, START_SECONDS, Process, equal, expect, free_ports, http_call, until
 from subject import DATABASE, HIDDEN, Service
 
 TOPIC = {"topic": "wörter", "n": 3, "x": 2.0, "ok": True, "tiny": 5.68e-227}
@@ -152,8 +152,37 @@ class Vectorkeep(Service, Data):
         until(f"the service {self.place}", START_SECONDS, ready)
 
 
+class Gate:
+    """Lets so many requests to paths that end so through; those after them wait until it is opened."""
+
+    def __init__(self, path_end: str, through: int) -> None:
+        self.path_end, self.left, self.waiting = path_end, through, threading.Event()
+        self.opened, self.passes = threading.Event(), False
+
+    def open(self, passes: bool) -> None:
+        """Those that wait go on, or never arrive."""
+        self.passes = passes
+        self.opened.set()
+
+    def reached(self) -> None:
+        """Waits until a request does."""
+        expect(self.waiting.wait(CALL_SECONDS), f"no request to …{self.path_end} came that far")
+
+    def goes_on(self, path: str, lock: threading.Lock) -> bool:
+        if self.opened.is_set() or not path.endswith(self.path_end):
+            return True
+        with lock:
+            self.left -= 1
+            if self.left >= 0:
+                return True
+        self.waiting.set()
+        self.opened.wait()
+        return self.passes
+
+
 class FaultyProxy:
-    """Passes requests on to a server. While `rate` is above 0, that part of them meets a fault, by the seed."""
+    """Passes requests on to a server. While `rate` is above 0, that part of them meets a fault, by the seed. While there
+    is a gate, what comes to it waits there."""
 
     # Nothing is passed on; what was done is not answered; an error instead of the answer; an error instead of the
     # request; a late answer; half an answer; the request arrives twice.
@@ -162,7 +191,7 @@ class FaultyProxy:
 
     def __init__(self, port: int, seed: int) -> None:
         self.behind, self.rate, self.requests = port, 0.0, 0
-        self.chance, self.lock, self.deck = random.Random(seed), threading.Lock(), []
+        self.chance, self.lock, self.deck, self.gate = random.Random(seed), threading.Lock(), [], None
         self.injected, self.tokens = collections.Counter(), collections.Counter()
         self.listener = Listener(("127.0.0.1", 0), type("Passing", (Passing,), {"proxy": self}))
         self.port = self.listener.server_port
@@ -175,6 +204,16 @@ class FaultyProxy:
             yield
         finally:
             self.rate = 0.0
+
+    @contextlib.contextmanager
+    def held(self, path_end: str, through: int):
+        """Requests to such paths wait after the first ones: what is asked for is in its middle as long as one wants."""
+        self.gate = Gate(path_end, through)
+        try:
+            yield self.gate
+        finally:
+            self.gate.open(passes=True)
+            self.gate = None
 
     def next(self) -> str | None:
         """The fault of the next request: every kind comes as often as the others."""
@@ -214,6 +253,9 @@ class Passing(BaseHTTPRequestHandler):
         body, proxy = self.body(), self.proxy
         token = self.headers.get("x-chroma-token") or (self.headers.get("authorization") or "").removeprefix("Bearer ")
         proxy.tokens[token] += 1
+        gate = proxy.gate
+        if gate is not None and not gate.goes_on(self.path, proxy.lock):
+            return self.reset()
         fault = proxy.next()
         if fault == "reset":
             return self.reset()
@@ -273,6 +315,7 @@ class World:
         self.binary, self.home, self.data, self.records, self.loaded = binary, home, data, records, None
         self.chroma, self.second = Chroma(chroma, home), Vectorkeep(binary, home, "second")
         self.service, self.proxy = Vectorkeep(binary, home, "local"), FaultyProxy(self.second.port, 20261123)
+        self.gates = {"gated-chroma": FaultyProxy(self.chroma.port, 0), "gated-second": FaultyProxy(self.second.port, 0)}
         self.header_file = home / "header-token"
         self.header_file.write_text(f"{TOKENS['header']}\n")
         self.environments = {
@@ -283,10 +326,12 @@ class World:
             "bearer": {"kind": "chroma", "url": f"http://127.0.0.1:{self.proxy.port}", "token_env": TOKEN_VARIABLE},
             "dead": {"kind": "chroma", "url": f"http://127.0.0.1:{free_ports(1)[0]}", "token_env": TOKEN_VARIABLE},
         }
+        for name, proxy in self.gates.items():
+            self.environments[name] = {"kind": name.removeprefix("gated-").replace("second", "vectorkeep"), "url": f"http://127.0.0.1:{proxy.port}"}
         self.service.configure(self.environments)
 
     def server(self, place: str) -> Data:
-        return {"local": self.service, "chroma": self.chroma}.get(place, self.second)
+        return {"local": self.service, "chroma": self.chroma, "gated-chroma": self.chroma}.get(place, self.second)
 
     def articles(self) -> dict[str, Record]:
         if self.loaded is None:

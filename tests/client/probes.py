@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""probes.py BINARY [--document FILE.md] [--config FILE] [--need-root] [--need-cronjob]
+"""probes.py BINARY [--cronjob FILE.yaml] [--config FILE] [--need-root] [--need-cronjob]
 
 Does to the service what Kubernetes does to a pod, and looks at what the probes say meanwhile. They are asked every 200 ms
 on fresh connections, each waits for a second at most, as a kubelet's:
@@ -13,9 +13,9 @@ on fresh connections, each waits for a second at most, as a kubelet's:
    /health/storage 503; the same after a restart; all is well again when there is room, without one
  * a volume that is full to the last byte: a storage fault. Not ready, /health 503 (a restart helps), alive; after a
    start with room everything acknowledged is there, and writes are taken
- * the command of the CronJob in the document (default: README.md), run with sh and curl: 0 when the backup is made and
-   sound, however long that takes; not 0 when the service is away, the key is wrong, the repository cannot be written,
-   or what it made is damaged
+ * the command of the CronJob (default: deploy/kubernetes/cronjob.yaml), run with sh and curl: 0 when the backup is made
+   and sound, however long that takes; not 0 when the service is away, the key is wrong, the repository cannot be
+   written, or what it made is damaged
 
 The full volumes are small tmpfs, for which one has to be root and allowed to mount; elsewhere they are skipped loudly,
 unless --need-root. Only the standard library, and processes.py beside it. Exits 1 at the first thing that is wrong.
@@ -367,14 +367,13 @@ def check_fault(binary: Path, home: Path, volume: Path) -> None:
 # ---------------- the CronJob
 
 
-def cronjob_command(document: Path) -> str | None:
-    """The script of the document's CronJob: the block below `args:` or `command:` with `- |`, in its YAML."""
-    for block in re.findall(r"^```ya?ml.*?\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL):
-        for part in re.split(r"^---$", block, flags=re.MULTILINE):
-            if re.search(r"^kind: CronJob$", part, re.MULTILINE):
-                found = re.search(r"^( *)- \|\n((?:\1 .*\n| *\n)+)", part, re.MULTILINE)
-                expect(found, f"the CronJob in {document} has no script after `- |`")
-                return textwrap.dedent(found[2])
+def cronjob_command(manifest: Path) -> str | None:
+    """The script of the manifest's CronJob: the block below `args:` or `command:` with `- |`."""
+    for part in re.split(r"^---$", manifest.read_text(), flags=re.MULTILINE):
+        if re.search(r"^kind: CronJob$", part, re.MULTILINE):
+            found = re.search(r"^( *)- \|\n((?:\1 .*\n| *\n)+)", part, re.MULTILINE)
+            expect(found, f"the CronJob in {manifest} has no script after `- |`")
+            return textwrap.dedent(found[2])
     return None
 
 
@@ -439,10 +438,10 @@ def check_cronjob(binary: Path, home: Path, command: str, has_keys: bool) -> Non
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("binary", type=Path)
-    parser.add_argument("--document", type=Path, default=ROOT / "README.md", help="where the CronJob stands")
+    parser.add_argument("--cronjob", type=Path, default=ROOT / "deploy/kubernetes/cronjob.yaml", help="the manifest of the CronJob")
     parser.add_argument("--config", type=Path, default=ROOT / "config.toml", help="the baseline that the binary was built with")
     parser.add_argument("--need-root", action="store_true", help="fail where no tmpfs can be mounted")
-    parser.add_argument("--need-cronjob", action="store_true", help="fail where the document has no CronJob")
+    parser.add_argument("--need-cronjob", action="store_true", help="fail where the manifest has no CronJob")
     arguments = parser.parse_args()
     binary = arguments.binary.resolve()
     try:
@@ -476,11 +475,11 @@ def everything(binary: Path, home: Path, arguments) -> None:
                 continue
         expect(not arguments.need_root, "no tmpfs can be mounted")
         print(f"SKIPPED: the {name} of a volume: no tmpfs can be mounted here (not root, or not allowed to)", file=sys.stderr, flush=True)
-    if command := cronjob_command(arguments.document):
+    if command := cronjob_command(arguments.cronjob):
         check_cronjob(binary, home / "cronjob", command, "access" in baseline)
         return
-    expect(not arguments.need_cronjob, f"{arguments.document} has no CronJob")
-    print(f"SKIPPED: {arguments.document} has no CronJob", file=sys.stderr, flush=True)
+    expect(not arguments.need_cronjob, f"{arguments.cronjob} has no CronJob")
+    print(f"SKIPPED: {arguments.cronjob} has no CronJob", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

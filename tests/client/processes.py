@@ -1,18 +1,26 @@
 """What object_store.py starts and stops: an S3 server, a proxy that spoils answers, the service. Only by process id."""
 
+import collections
 import contextlib
+import fcntl
 import http.client
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
+import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 START_SECONDS, CALL_SECONDS, END_SECONDS = 60, 300, 30
+PORTS = range(10_240, 32_000)
+# Files whose locks say that a port is taken, until this process ends.
+CLAIMS = []
 
 
 class Failed(Exception):
@@ -40,11 +48,22 @@ def until(what: str, seconds: float, look, pause: float = 0.1):
 
 
 def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        listeners = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for listener in listeners:
-            listener.bind(("127.0.0.1", 0))
-        return [listener.getsockname()[1] for listener in listeners]
+    """Ports that nobody listens on and that no other check on this machine gets while this process lives: a service may
+    be started on its port later, and again. Below those that the system gives to clients: none takes one meanwhile."""
+    directory = Path(tempfile.gettempdir(), "vectorkeep-ports")
+    directory.mkdir(exist_ok=True)
+    found = []
+    # Not the generator that checks seed.
+    for port in random.SystemRandom().sample(PORTS, len(PORTS)):
+        if len(found) == count:
+            return found
+        claim = (directory / str(port)).open("w")
+        with contextlib.suppress(OSError), socket.socket() as listener:
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            listener.bind(("127.0.0.1", port))
+            CLAIMS.append(claim)
+            found.append(port)
+    raise Failed(f"no {count} free ports from {PORTS.start} to {PORTS.stop}")
 
 
 def http_call(port: int, method: str, path: str, body: bytes | None = None, headers: dict | None = None):
@@ -140,13 +159,13 @@ class ObjectServer(Process):
 
 
 class Proxy:
-    """Passes requests on to the S3 server; one of a chosen kind is spoiled."""
+    """Passes requests on to the S3 server and counts them; one of a chosen kind is spoiled."""
 
     # Seconds that a late answer takes.
     late = 5.0
 
     def __init__(self, server: ObjectServer) -> None:
-        self.fault = None
+        self.fault, self.asked = None, collections.Counter()
         proxy = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -154,6 +173,7 @@ class Proxy:
 
             def pass_on(self) -> None:
                 body = self.rfile.read(int(self.headers.get("content-length") or 0))
+                proxy.count(self.command, self.path)
                 status, headers, answer = http_call(server.port, self.command, self.path, body, dict(self.headers))
                 how = proxy.spoils(self.command, self.path)
                 if how in ("close", "late"):
@@ -183,6 +203,13 @@ class Proxy:
         self.listener = Server(("127.0.0.1", 0), Handler)
         self.port = self.listener.server_port
         threading.Thread(target=self.listener.serve_forever, daemon=True).start()
+
+    def count(self, method: str, path: str) -> None:
+        """By method and directory; a listing by what it lists. The bucket's repositories have paths of two names."""
+        path, _, query = path.partition("?")
+        listed = urllib.parse.parse_qs(query).get("prefix", [""])[0]
+        names = listed.split("/") if listed else path.split("/")[2:]
+        self.asked[f"{'LIST' if listed else method} {names[2] if len(names) > 2 else ''}"] += 1
 
     def spoil(self, method: str, part: str, how: str) -> None:
         """From now on: the answer to the next such request, which the server has already carried out."""

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""settings.py README.md config.toml [--update]
+"""settings.py docs/settings.md config.toml [--update]
 
 The table of settings in a document, between the lines `<!-- settings -->` and `<!-- end of settings -->`, has to say
 what the configuration says: every setting, its value, and the words that stand above it. `--update` writes it.

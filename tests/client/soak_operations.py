@@ -102,7 +102,7 @@ class Backups:
                     self.made(backup, manifest)
                 backup.state = THERE if manifest else NEVER
             elif manifest:
-                same = {name: manifest[name] for name in backup.manifest if name != "verification"}
+                same = {name: manifest[name] for name in backup.manifest if name not in ("verification", "restorable")}
                 equal(same, {name: backup.manifest[name] for name in same}, f"what is listed of {backup.id}")
                 backup.state = THERE
             else:

@@ -5,7 +5,6 @@ import http.client
 import json
 import random
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from callers import Service
 from peers import EVERYTHING, Data
-from processes import START_SECONDS, Failed, equal, expect, http_call, until
+from processes import START_SECONDS, Failed, equal, expect, free_ports, http_call, until
 from soak_model import COLLECTIONS, MARKER, PASSING, Content, Owner, check_equal, marker, rows_of
 from subject import DATABASE
 
@@ -85,20 +84,11 @@ class Gate:
                 self.condition.notify_all()
 
 
-def quiet_port() -> int:
-    """Below the ports that connections are given: none takes it while the service is down."""
-    for _ in range(1_000):
-        with socket.socket() as listener, contextlib.suppress(OSError):
-            listener.bind(("127.0.0.1", random.SystemRandom().randint(10_240, 32_000)))
-            return listener.getsockname()[1]
-    raise Failed("no free port below the ephemeral ones")
-
-
 class World:
     """The service, what is known of it, and what was found wrong."""
 
     def __init__(self, binary: Path, home: Path, seed: int) -> None:
-        self.home, self.seed, self.port = home, seed, quiet_port()
+        self.home, self.seed, self.port = home, seed, free_ports(1)[0]
         self.service = Service(binary, home, SERVER__LISTEN=f"127.0.0.1:{self.port}", **SETTINGS)
         self.service.port = self.port
         self.over, self.up, self.stopping, self.generation = threading.Event(), threading.Event(), threading.Event(), 0

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::campaign::Campaign;
 use crate::checks::{self, End, JobWatch, Sequences, State, assert_accepted, assert_names};
 use crate::load::Load;
+use crate::random;
 use crate::records::Known;
 use crate::service::Api;
 
@@ -80,15 +81,20 @@ async fn assert_whole(api: &Api, backup: &Value, load: &Load, still: &Known, at:
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_backup_is_not_listed_and_harms_no_other() {
-    let mut campaign = Campaign::begin("backups", 3).await;
+    campaign(random::seed()).await;
+}
+
+/// All rounds, with this seed.
+pub(crate) async fn campaign(seed: u64) {
+    let mut campaign = Campaign::begin("backups", 3, seed).await;
     let api = campaign.api();
-    let mut load = Load::create(&api, &["alpha", "beta"], 1, campaign.seed).await;
+    let mut load = Load::create(&api, &["alpha", "beta"], 1, seed).await;
     let still = Known::create(&api, "still", STILL_RECORDS).await;
     let mut shelf = Shelf::default();
     let mut jobs = JobWatch::new("backup");
     // Committed although the job's own record was not.
     let mut committed_only = 0;
-    while campaign.next_round() {
+    while campaign.next_round(jobs.is_meaningful(campaign.rounds)) {
         let at = campaign.at();
         load.start(&campaign.api());
         let answer = campaign.kill_during("/backups?wait=true", json!({})).await;

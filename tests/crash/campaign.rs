@@ -5,12 +5,15 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::random::{self, Random};
+use crate::random::Random;
 use crate::service::{Answer, Api, Home, Service};
 
-const DEFAULT_ROUNDS: u64 = 120;
+/// So many show in minutes what there is to see on most days; `.ci/run --full` goes through hundreds.
+const DEFAULT_ROUNDS: u64 = 18;
 /// Fewer cannot show anything.
 const LEAST_ROUNDS: u64 = 6;
+/// A campaign that has shown nothing yet goes on up to so many times its rounds.
+const MOST_MORE: u64 = 5;
 /// Of 100 restarts, this many are killed as well, while they recover.
 const KILLED_RECOVERIES: u64 = 25;
 const RECOVERY: Range<Duration> = Duration::ZERO..Duration::from_millis(60);
@@ -48,7 +51,7 @@ async fn commits(api: &Api) -> bool {
 /// One test's rounds.
 pub(crate) struct Campaign {
     name: &'static str,
-    pub(crate) seed: u64,
+    seed: u64,
     pub(crate) rounds: u64,
     pub(crate) round: u64,
     random: Random,
@@ -62,19 +65,18 @@ pub(crate) struct Campaign {
 
 impl Campaign {
     /// Starts the service on a fresh directory. The number of rounds is that of the writes, divided.
-    pub(crate) async fn begin(name: &'static str, divisor: u64) -> Self {
-        Self::begin_in(Home::new(), name, divisor).await
+    pub(crate) async fn begin(name: &'static str, divisor: u64, seed: u64) -> Self {
+        Self::begin_in(Home::new(), name, divisor, seed).await
     }
 
     /// As [`Campaign::begin`], in a home that has settings of its own.
-    pub(crate) async fn begin_in(home: Home, name: &'static str, divisor: u64) -> Self {
+    pub(crate) async fn begin_in(home: Home, name: &'static str, divisor: u64, seed: u64) -> Self {
         let rounds = match std::env::var("VECTORKEEP_CRASH_ROUNDS") {
             Ok(text) => text
                 .parse()
                 .expect("VECTORKEEP_CRASH_ROUNDS must be a whole number"),
             Err(_) => DEFAULT_ROUNDS,
         };
-        let seed = random::seed();
         let mut campaign = Self {
             name,
             seed,
@@ -93,10 +95,17 @@ impl Campaign {
         campaign
     }
 
-    /// Goes to the next round, if there is one.
-    pub(crate) fn next_round(&mut self) -> bool {
-        self.round += 1;
-        self.round <= self.rounds
+    /// Goes to the next round, if there is one. Where few rounds have not shown yet what they are for (`has_shown`), more
+    /// follow: kills land where they land.
+    pub(crate) fn next_round(&mut self, has_shown: bool) -> bool {
+        let most = if has_shown {
+            self.rounds
+        } else {
+            self.rounds * MOST_MORE
+        };
+        let goes_on = self.round < most;
+        self.round += u64::from(goes_on);
+        goes_on
     }
 
     /// Where we are, for messages.
@@ -200,7 +209,7 @@ impl Campaign {
         eprintln!(
             "{}: {} rounds in {:.1} s, {} more kills during recovery; {seen}",
             self.name,
-            self.rounds,
+            self.round,
             self.started.elapsed().as_secs_f64(),
             self.killed_recoveries
         );

@@ -263,10 +263,15 @@ impl JobWatch {
         end
     }
 
-    /// Fails unless kills landed in running jobs, and others after them.
+    /// Whether kills landed in running jobs, and others after them.
+    pub(crate) fn is_meaningful(&self, rounds: u64) -> bool {
+        self.interrupted >= (rounds / 6).max(1) && self.succeeded > 0
+    }
+
+    /// Fails unless that is so.
     pub(crate) fn assert_meaningful(&self, rounds: u64) {
         assert!(
-            self.interrupted >= (rounds / 6).max(1) && self.succeeded > 0,
+            self.is_meaningful(rounds),
             "of {rounds} kills only {} landed in a job, {} after one: this run shows nothing",
             self.interrupted,
             self.succeeded

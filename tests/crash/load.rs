@@ -65,7 +65,7 @@ const DELETES: Habits = Habits {
 struct Writer {
     /// The collection's name.
     collection: &'static str,
-    /// Its id, as far as this writer knows: a merge puts another collection under the name.
+    /// Its id, as far as this writer knows: another collection may take the name over.
     id: String,
     slots: Vec<Slot>,
     version: u64,

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use crate::campaign::Campaign;
 use crate::checks;
+use crate::random;
 use crate::records::{Known, Records};
 use crate::service::Api;
 
@@ -41,12 +42,17 @@ async fn last_pruning(api: &Api, at: &str) -> Option<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_deletions_leave_whole_backups_and_nothing_that_nobody_needs() {
-    let mut campaign = Campaign::begin("retention", 2).await;
+    campaign(random::seed()).await;
+}
+
+/// All rounds, with this seed.
+pub(crate) async fn campaign(seed: u64) {
+    let mut campaign = Campaign::begin("retention", 2, seed).await;
     let mut known = Known::create(&campaign.api(), "known", RECORDS).await;
     let mut contents = Contents::new();
     let mut version = 1;
     let (mut unanswered, mut undone, mut resumed) = (0, 0, 0);
-    while campaign.next_round() {
+    while campaign.next_round(unanswered >= campaign.rounds / 6 && resumed > 0) {
         let at = campaign.at();
         let api = campaign.api();
         while contents.len() < KEPT + 2 {

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::Value;
 use tempfile::TempDir;
+use vectorkeep::tls::client_builder;
 
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -97,7 +98,7 @@ impl Home {
             .stderr(log)
             .spawn()
             .unwrap();
-        let client = Client::builder()
+        let client = client_builder()
             .no_proxy()
             .timeout(REQUEST_TIMEOUT)
             .build()

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::campaign::Campaign;
 use crate::checks::{Sequences, State, assert_names};
 use crate::load::Load;
+use crate::random;
 use crate::turnover::Turnover;
 
 const UNTIL_KILL: Range<Duration> = Duration::from_millis(5)..Duration::from_millis(400);
@@ -13,11 +14,16 @@ const BACKUP_EVERY: u64 = 10;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn acknowledged_writes_survive_and_no_batch_is_torn() {
-    let mut campaign = Campaign::begin("writes", 1).await;
-    let mut load = Load::create(&campaign.api(), &["alpha", "beta"], 2, campaign.seed).await;
-    let mut turnover = Turnover::new(&["brief", "fleeting"], campaign.seed);
+    campaign(random::seed()).await;
+}
+
+/// All rounds, with this seed.
+pub(crate) async fn campaign(seed: u64) {
+    let mut campaign = Campaign::begin("writes", 1, seed).await;
+    let mut load = Load::create(&campaign.api(), &["alpha", "beta"], 2, seed).await;
+    let mut turnover = Turnover::new(&["brief", "fleeting"], seed);
     let mut sequences = Sequences::default();
-    while campaign.next_round() {
+    while campaign.next_round(true) {
         let at = campaign.at();
         load.start(&campaign.api());
         turnover.start(&campaign.api());

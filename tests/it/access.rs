@@ -3,6 +3,7 @@
 mod connections;
 mod limits;
 mod origins;
+mod readers;
 mod scopes;
 mod tls;
 

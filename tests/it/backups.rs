@@ -1,10 +1,17 @@
 //! Backups: what they answer, what they hold, and that they hold one moment while writes go on.
 
 mod export;
+mod ids;
 mod import;
 mod incremental;
+mod locks;
+mod lost_header;
+mod many;
 mod moment;
+mod order;
 mod retention;
+mod standing;
+mod vanished;
 mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,8 +39,13 @@ const JOB: [&str; 12] = [
     "result",
     "problem",
 ];
-const BACKUP: [&str; 17] = [
+const BACKUP: [&str; 22] = [
+    "restorable",
+    "damaged_packs",
+    "damaged_collections",
     "id",
+    "as_of",
+    "requested_at",
     "kind",
     "parent",
     "created_at",
@@ -189,6 +201,9 @@ async fn a_backup_says_what_it_holds() {
         named.and_utc().timestamp(),
         time(&backup["created_at"]).timestamp()
     );
+    assert_eq!(backup["as_of"], backup["created_at"]);
+    let moments = [time(&backup["requested_at"]), time(&backup["as_of"])];
+    assert!(moments.is_sorted(), "{moments:?}");
     let records = words.records().await;
     assert!(records.len() < 50, "something was deleted");
     assert_eq!(backup["kind"], "full");
@@ -216,7 +231,10 @@ async fn a_backup_says_what_it_holds() {
         .map(|pack| pack.metadata().unwrap().len())
         .sum();
     assert_eq!(backup["stored_bytes"], stored);
-    assert_eq!(backup["new_bytes"], stored);
+    // With its manifest.
+    let manifest = format!("backups/{}.json", text(&backup["id"]));
+    let manifest = service.repository_dir().join(manifest).metadata().unwrap();
+    assert_eq!(backup["new_bytes"], stored + manifest.len());
 
     let collections = backup["collections"].as_array().unwrap();
     assert_eq!(collections.len(), 3);
@@ -413,7 +431,6 @@ async fn the_list_is_filtered_and_walked_newest_first() {
         "backup_2026-11-23_10-30-00",
         "nobody",
         "..",
-        "latest",
         "repository.json",
         "%2e%2e%2frepository",
     ] {
@@ -429,8 +446,45 @@ async fn the_list_is_filtered_and_walked_newest_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn latest_stands_for_the_newest_backup_wherever_one_is_named() {
+    let service = Service::start().await;
+    let words = service.create("words").await;
+    service.get("/backups/latest").await.problem(404);
+    service
+        .post("/backups/latest/verify", json!({}))
+        .await
+        .problem(404);
+    let mut made = Vec::new();
+    for prefix in ["a", "b"] {
+        words.add(&numbered(prefix, 3)).await;
+        made.push(text(&service.backup(json!({})).await["id"]));
+    }
+    let latest = || async { text(&service.get("/backups/latest").await.ok(200)["id"]) };
+    assert_eq!(latest().await, made[1]);
+    let verified = service
+        .post("/backups/latest/verify?wait=true", json!({}))
+        .await
+        .ok(200);
+    assert_eq!(verified["result"]["backup"], json!(made[1]));
+    let exported = service.get("/backups/latest/export").await.ok(200);
+    assert_eq!(exported["backup"]["id"], json!(made[1]));
+    let body = json!({"labels": {"kept": "yes"}});
+    let changed = service
+        .send("PATCH", "/backups/latest", Some(&body))
+        .await
+        .ok(200);
+    assert_eq!(changed["id"], json!(made[1]));
+    let gone = service
+        .send("DELETE", "/backups/latest", None)
+        .await
+        .ok(200);
+    assert_eq!(gone["deleted"], json!(made[1]));
+    assert_eq!(latest().await, made[0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn backups_made_at_the_same_time_get_ids_of_their_own() {
-    let service = Service::with(|config| config.jobs.workers = 4).await;
+    let service = Service::with(|config| config.jobs.backup_workers = 4).await;
     let words = service.create("words").await;
     words.add(&numbered("w", 200)).await;
     let backups = futures::future::join_all((0..8).map(|_| service.backup(json!({})))).await;

@@ -5,6 +5,7 @@ mod concurrency;
 mod filters;
 mod fork;
 mod ground_truth;
+mod surface;
 
 use std::collections::BTreeSet;
 

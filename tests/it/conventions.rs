@@ -1,6 +1,7 @@
 //! What holds for every route: one error body, ids on every answer, strict requests, and a clear refusal
 //! of what is not there yet.
 
+mod answers;
 mod refusals;
 
 use std::io::{Read as _, Write as _};

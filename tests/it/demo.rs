@@ -90,6 +90,12 @@ async fn succeeds_twice_in_the_same_directory() {
             );
         }
         assert!(!out.contains("[FAIL]"), "{out}");
+        let data = directory.path().join("data").display().to_string();
+        let backups = directory.path().join("backups").display().to_string();
+        let next = format!(
+            "  serve it     VECTORKEEP__STORAGE__DATA_DIR={data} VECTORKEEP__REPOSITORY__URL={backups} vectorkeep serve"
+        );
+        assert!(out.lines().any(|line| line == next), "{out}");
     }
 }
 

@@ -18,6 +18,7 @@ use vectorkeep::config::{Config, EnvironmentConfig};
 use vectorkeep::model::record::Record;
 
 use self::proxy::Proxy;
+pub(crate) use self::resume::with_broken_off_migration;
 use crate::harness::{Answer, Collection, Http, Service, assert_members, text, visible};
 
 /// The other service by its kind.

@@ -3,6 +3,7 @@
 
 mod client;
 mod records;
+mod stored;
 
 use std::collections::BTreeSet;
 use std::ops::Deref;
@@ -25,6 +26,7 @@ pub(crate) use client::{Answer, Collection, Http};
 pub(crate) use records::{
     columns, digest, distance, load_20k, numbered, parse_record, shared, wordnet_50,
 };
+pub(crate) use stored::{Harm, harm};
 
 pub(crate) const DEFAULT_NAMESPACE: &str =
     "/api/v2/tenants/default_tenant/databases/default_database";
@@ -52,9 +54,11 @@ pub(crate) fn open_engine(data_dir: &Path, durability: Durability, max_tombstone
             cache_bytes: 16 << 20,
             accept_data_loss: false,
             min_free_bytes: 0,
+            sync_timeout: Duration::from_secs(60),
         },
         durability,
         max_tombstones,
+        max_write_delay: Duration::from_millis(500),
     };
     let started = Instant::now();
     loop {
@@ -191,20 +195,28 @@ impl Service {
         PathBuf::from(&self.config.repository.url)
     }
 
+    /// The id of the content that a collection has at this moment: a merge gives it another, and the id that clients
+    /// know stays.
+    pub(crate) fn content(&self, id: &str) -> String {
+        let found = self.app().engine().addressed(id.parse().unwrap());
+        found.map_or_else(|_| id.to_owned(), |info| info.descriptor.id.to_string())
+    }
+
     /// A place of its own, removed at the end.
     pub(crate) fn scratch(&self, name: &str) -> PathBuf {
         self.home.path().join(name)
     }
 
-    /// Waits until the store holds records, ids or tombstones of these collections only. The service is
+    /// Waits until the store holds records, ids or tombstones of these collections only, by the ids that clients know. The service is
     /// stopped and started for every look, which also lets it sweep.
     pub(crate) async fn holds_only(&mut self, expected: &BTreeSet<String>) {
+        let expected: BTreeSet<String> = expected.iter().map(|id| self.content(id)).collect();
         let mut found = BTreeSet::new();
         for _ in 0..20 {
             self.stop().await;
             found = collections_in_store(self.data_dir()).await;
             self.resume().await;
-            if found == *expected {
+            if found == expected {
                 return;
             }
         }
@@ -214,27 +226,9 @@ impl Service {
 
 /// Ids of the collections that anything is stored for, live or not: keys begin with them.
 async fn collections_in_store(data_dir: &Path) -> BTreeSet<String> {
-    let pointer = std::fs::read(data_dir.join("vectorkeep.json")).unwrap();
-    let pointer: Value = serde_json::from_slice(&pointer).unwrap();
-    let directory = data_dir.join(text(&pointer["directory"]));
-    let settings = std::fs::read(directory.join("conf")).unwrap();
-    let settings = String::from_utf8_lossy(&settings);
-    let segment = settings
-        .lines()
-        .find_map(|line| line.strip_prefix("segment_size: "))
-        .unwrap();
-    let config = sled::Config::new()
-        .path(directory)
-        .segment_size(segment.trim().parse().unwrap());
-    // sled's threads let go of its file a little after the store was closed.
-    let db = eventually("the store's file to be free", async || {
-        match config.open() {
-            Ok(db) => Some(db),
-            Err(error) if error.to_string().contains("could not acquire lock") => None,
-            Err(error) => panic!("the store does not open: {error}"),
-        }
-    })
-    .await;
+    let data_dir = data_dir.to_owned();
+    let opening = tokio::task::spawn_blocking(move || stored::open(&data_dir));
+    let db = opening.await.unwrap();
     let trees = ["records", "ids", "tombstones"].map(|name| db.open_tree(name).unwrap());
     let keys = trees.iter().flat_map(|tree| tree.iter().keys());
     keys.map(|key| {

@@ -1,6 +1,8 @@
 //! Health: true numbers, the right statuses, and damage on the disk that is never served as data.
 
+mod confined;
 mod damage;
+mod hangs;
 mod inspection;
 mod overview;
 

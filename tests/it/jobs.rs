@@ -192,9 +192,13 @@ async fn waiting_jobs_are_bounded_and_a_wait_ends_in_time() {
     let (running, end) = blocking_job(&service, false).await;
     in_state(&service, &running, "running").await;
     let mut queued = Vec::new();
-    for _ in 0..2 {
+    let copy = |number: usize| {
+        let target = json!({"collection": format!("copy-{number}")});
+        json!({"source": {"collection": "words"}, "target": target})
+    };
+    for number in 0..2 {
         let answer = service
-            .post("/backups?wait=true", json!({}))
+            .post("/migrate?wait=true", copy(number))
             .await
             .expect(202);
         assert_eq!(answer.header("retry-after"), Some("1"));
@@ -209,8 +213,8 @@ async fn waiting_jobs_are_bounded_and_a_wait_ends_in_time() {
         );
         queued.push(text(&job["id"]));
     }
-    for path in ["/backups", "/backups?wait=true"] {
-        let answer = service.post(path, json!({})).await;
+    for path in ["/migrate", "/migrate?wait=true"] {
+        let answer = service.post(path, copy(2)).await;
         assert_eq!(answer.header("retry-after"), Some("1"));
         let problem = answer.problem(429);
         assert!(text(&problem["type"]).ends_with("/overloaded"), "{problem}");
@@ -229,12 +233,30 @@ async fn waiting_jobs_are_bounded_and_a_wait_ends_in_time() {
     in_state(&service, &queued[0], "canceled").await;
     end.send(()).unwrap();
     in_state(&service, &queued[1], "succeeded").await;
-    let backups = service.get("/backups").await.ok(200);
-    assert_eq!(
-        backups["backups"].as_array().unwrap().len(),
-        1,
-        "what was canceled never ran"
-    );
+    let names: Vec<String> = service.names().await.into_iter().collect();
+    assert_eq!(names, ["copy-1", "words"], "what was canceled never ran");
+}
+
+/// Backups have workers of their own, and a queue.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_other_job_makes_a_backup_wait() {
+    let service = Service::with(|config| {
+        config.jobs.workers = 1;
+        config.jobs.max_queued = 1;
+    })
+    .await;
+    service.create("words").await.add(&numbered("w", 5)).await;
+    let (running, end) = blocking_job(&service, false).await;
+    in_state(&service, &running, "running").await;
+    service.post("/compactions", json!({})).await.expect(202);
+    for _ in 0..3 {
+        let job = service.post("/backups?wait=true", json!({})).await.ok(201);
+        assert_eq!(job["state"], "succeeded");
+    }
+    let job = service.get(&format!("/jobs/{running}")).await.ok(200);
+    assert_eq!(job["state"], "running");
+    end.send(()).unwrap();
+    in_state(&service, &running, "succeeded").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -353,8 +375,8 @@ async fn a_job_that_is_canceled_before_it_ran_is_no_success() {
     let service = Service::with(|config| config.jobs.workers = 1).await;
     let (_, end) = blocking_job(&service, false).await;
     let http = Http::clone(&service);
-    let waiter = tokio::spawn(async move { http.post("/backups?wait=true", json!({})).await });
-    let queued = eventually("a backup to be queued", async || {
+    let waiter = tokio::spawn(async move { http.post("/compactions?wait=true", json!({})).await });
+    let queued = eventually("a job to be queued", async || {
         listed(&service, "?state=queued").await.first().cloned()
     })
     .await;
@@ -380,8 +402,8 @@ async fn a_stop_does_not_wait_for_those_who_wait_for_a_queued_job() {
     .await;
     let (_, _end) = blocking_job(&service, false).await;
     let http = Http::clone(&service);
-    let waiter = tokio::spawn(async move { http.post("/backups?wait=true", json!({})).await });
-    eventually("a backup to be queued", async || {
+    let waiter = tokio::spawn(async move { http.post("/compactions?wait=true", json!({})).await });
+    eventually("a job to be queued", async || {
         (!listed(&service, "?state=queued").await.is_empty()).then_some(())
     })
     .await;

@@ -342,7 +342,7 @@ async fn nothing_that_a_client_chose_is_in_the_text() {
         .await;
     odd.add(&numbered("odd-record-", 5)).await;
     odd.nearest(
-        json!({"query_embeddings": [numbered("x", 1)[0].embedding], "ids": ["odd-record-0"]}),
+        json!({"query_embeddings": [numbered("x", 1)[0].embedding], "ids": [numbered("odd-record-", 1)[0].id]}),
     )
     .await;
     let backup = job_of(
@@ -390,7 +390,14 @@ async fn nothing_that_a_client_chose_is_in_the_text() {
         assert_eq!(line, None, "{word}");
     }
     let known = [
-        "route", "method", "status", "kind", "outcome", "le", "version",
+        "route",
+        "method",
+        "status",
+        "kind",
+        "outcome",
+        "le",
+        "version",
+        "restorable",
     ];
     for sample in &found.samples {
         assert!(

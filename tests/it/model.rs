@@ -1,6 +1,7 @@
 //! The engine against a model: random writes, reopenings and compactions, then everything that can be read compared
 //! with a map that keeps insertion order, with sums of hashes, and with brute force in f64.
 
+mod pursuit;
 mod steps;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,7 +1,10 @@
 //! Restoring: every policy, every bit, and nothing at all when the backup is damaged.
 
 mod damage;
+mod handles;
+mod hostile;
 mod merging;
+mod namespaces;
 mod policies;
 mod round_trip;
 mod selection;

@@ -1,11 +1,13 @@
 //! The program itself: what stops its start, what it survives, and how it ends.
 
+mod command_line;
 mod disk;
 mod ends;
 mod keys;
 mod loss;
 mod memory;
 mod offline;
+mod places;
 mod settings;
 
 use std::fs::{self, File, Permissions};
@@ -19,6 +21,13 @@ use serde_json::json;
 use crate::harness::{Http, eventually, files_below, numbered, parse_record, wordnet_50};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_vectorkeep");
+
+/// Exit statuses, as docs/operate.md lists them.
+const FAILED: i32 = 1;
+const USAGE: i32 = 2;
+const WARN: i32 = 3;
+const DAMAGED: i32 = 4;
+const UNREACHABLE: i32 = 5;
 
 fn the_binary() -> [String; 1] {
     [BINARY.to_owned()]

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::super::access::check_role;
 use super::super::error::ChromaError;
 use super::super::extract::{ChromaBody, ChromaPath, ChromaQuery};
 use super::super::openapi::CHROMA_COLLECTIONS;
@@ -20,6 +21,7 @@ use super::super::openapi::words::Name;
 use super::collection_id;
 use super::namespaces::SliceQuery;
 use super::wire::visible;
+use crate::access::{Caller, Role};
 use crate::api::jobs::CancelOnDrop;
 use crate::app::App;
 use crate::background::processors;
@@ -86,7 +88,7 @@ impl From<CollectionInfo> for CollectionResponse {
         let descriptor = &info.descriptor;
         let definition = &descriptor.definition;
         Self {
-            id: descriptor.id,
+            id: descriptor.public_id(),
             name: descriptor.name.name.clone(),
             configuration_json: definition.configuration.to_json(),
             schema: definition.schema.clone(),
@@ -137,6 +139,8 @@ fn metadata(
 }
 
 /// Create a collection
+///
+/// With `get_or_create` one that exists is returned as it is; a key of the role `reader` may ask for that.
 #[utoipa::path(post, path = "/api/v2/tenants/{tenant}/databases/{database}/collections", tag = CHROMA_COLLECTIONS,
     params(("tenant" = String, Path, example = "default_tenant"), ("database" = String, Path, example = "default_database")),
     request_body(content = CreateCollectionRequest,
@@ -150,36 +154,54 @@ fn metadata(
 pub(in crate::api) async fn create_collection(
     State(app): State<App>,
     ChromaPath((tenant, database)): ChromaPath<(String, String)>,
+    caller: Option<Extension<Caller>>,
     body: ChromaBody,
 ) -> Result<Json<CollectionResponse>, ChromaError> {
     let info = app
         .blocking(move |app| {
-            let request: CreateCollectionRequest = body.parse()?;
-            check_name(&request.name).map_err(field("name"))?;
-            let metadata = request.metadata.map_or_else(
-                || Ok(Metadata::new()),
-                |given| metadata("metadata", given, false),
-            )?;
-            let (configuration, schema) = schema::reconcile(
-                &metadata,
-                request.configuration,
-                request.schema,
-                processors(),
-            )?;
-            let new = NewCollection {
-                name: CollectionName::new(tenant, database, request.name),
-                definition: CollectionDefinition {
-                    metadata,
-                    configuration,
-                    schema,
-                    dimension: None,
-                },
-            };
-            app.engine()
-                .create_collection(new, request.get_or_create.unwrap_or(false))
+            let asked = to_create(&body, tenant, database);
+            let refusal =
+                caller.and_then(|Extension(caller)| check_role(&caller, Role::Writer).err());
+            match (refusal, asked) {
+                (None, asked) => {
+                    let (new, get_or_create) = asked?;
+                    app.engine().create_collection(new, get_or_create)
+                }
+                (Some(refusal), Ok((new, true))) => {
+                    let existing = app.engine().collection_by_name(&new.name);
+                    existing.map_err(|_| refusal)
+                }
+                (Some(refusal), _) => Err(refusal),
+            }
         })
         .await?;
     Ok(Json(info.into()))
+}
+
+/// The collection that a body describes, and whether one that exists is as good.
+fn to_create(body: &ChromaBody, tenant: String, database: String) -> Result<(NewCollection, bool)> {
+    let request: CreateCollectionRequest = body.parse()?;
+    check_name(&request.name).map_err(field("name"))?;
+    let metadata = request.metadata.map_or_else(
+        || Ok(Metadata::new()),
+        |given| metadata("metadata", given, false),
+    )?;
+    let (configuration, schema) = schema::reconcile(
+        &metadata,
+        request.configuration,
+        request.schema,
+        processors(),
+    )?;
+    let new = NewCollection {
+        name: CollectionName::new(tenant, database, request.name),
+        definition: CollectionDefinition {
+            metadata,
+            configuration,
+            schema,
+            dimension: None,
+        },
+    };
+    Ok((new, request.get_or_create.unwrap_or(false)))
 }
 
 /// List collections
@@ -240,7 +262,7 @@ pub(in crate::api) async fn get_collection_by_id(
     })?;
     let info = app
         .engine()
-        .collection(id)
+        .addressed(id)
         .map_err(|_| Error::not_found(format!("Collection [{id}] does not exist")))?;
     Ok(Json(info.into()))
 }
@@ -359,7 +381,7 @@ pub(in crate::api) async fn get_indexing_status(
     State(app): State<App>,
     ChromaPath((_tenant, _database, id)): ChromaPath<(String, String, String)>,
 ) -> Result<Json<IndexingStatusResponse>, ChromaError> {
-    let records = app.engine().collection(collection_id(&id)?)?.head.count;
+    let records = app.engine().addressed(collection_id(&id)?)?.head.count;
     Ok(Json(IndexingStatusResponse {
         num_indexed_ops: records,
         num_unindexed_ops: 0,

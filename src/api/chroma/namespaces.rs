@@ -134,10 +134,12 @@ pub(in crate::api) async fn update_tenant(
 }
 
 /// Create a database
+///
+/// A tenant that does not exist is made with it.
 #[utoipa::path(post, path = "/api/v2/tenants/{tenant}/databases", tag = CHROMA_NAMESPACES,
     params(("tenant" = String, Path, example = "default_tenant")),
     request_body(content = CreateDatabaseRequest, example = json!({"name": "acme"})),
-    responses((status = 200, body = Object), (status = 404, description = "No such tenant"), (status = 409, description = "It exists")))]
+    responses((status = 200, body = Object), (status = 400, description = "A bad name"), (status = 409, description = "It exists")))]
 pub(in crate::api) async fn create_database(
     State(app): State<App>,
     ChromaPath(tenant): ChromaPath<String>,

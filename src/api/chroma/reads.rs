@@ -16,7 +16,7 @@ use super::columns::{JsonColumns, json_parts};
 use super::wire::{Include, finite, inconsistent_dimensions, projection, visible};
 use super::{check_ids, collection_id, filters};
 use crate::app::App;
-use crate::engine::{GetRequest, Neighbour, QueryRequest};
+use crate::engine::{CollectionInfo, GetRequest, Neighbour, QueryRequest};
 use crate::error::{Error, Kind, Result};
 use crate::model::metadata::Metadata;
 use crate::model::record::Record;
@@ -55,7 +55,7 @@ pub(in crate::api) async fn count_records(
     ChromaPath((_tenant, _database, id)): ChromaPath<(String, String, String)>,
     ChromaQuery(_level): ChromaQuery<CountQuery>,
 ) -> Result<Json<u64>, ChromaError> {
-    let info = app.engine().collection(collection_id(&id)?)?;
+    let info = app.engine().addressed(collection_id(&id)?)?;
     Ok(Json(info.head.count))
 }
 
@@ -147,7 +147,7 @@ pub(in crate::api) async fn get_records(
         .blocking(move |app| {
             let id = collection_id(&id)?;
             let request: GetRecordsRequest = body.parse()?;
-            let descriptor = app.engine().collection(id)?.descriptor;
+            let descriptor = app.engine().addressed(id)?.descriptor;
             let filter = filters::parse(
                 app,
                 &descriptor.definition.schema,
@@ -250,7 +250,7 @@ impl QueryRecordsResponse {
 }
 
 /// Checks what can be checked without the collection, and the bounds.
-fn query_vectors(app: &App, given: Vec<Vec<f32>>, results: u32) -> Result<Vec<Vec<f32>>> {
+fn query_vectors(app: &App, given: Vec<Vec<f32>>, results: usize) -> Result<Vec<Vec<f32>>> {
     let bounds = &app.config().query;
     if given.len() > bounds.max_query_vectors {
         return Err(Error::new(
@@ -261,11 +261,11 @@ fn query_vectors(app: &App, given: Vec<Vec<f32>>, results: u32) -> Result<Vec<Ve
             ),
         ));
     }
-    if results as usize > bounds.max_results {
+    if results > bounds.max_results {
         return Err(Error::new(
             Kind::TooLarge,
             format!(
-                "n_results may be {} (query.max_results)",
+                "n_results may be {} neighbours per vector (query.max_results)",
                 bounds.max_results
             ),
         ));
@@ -301,8 +301,10 @@ pub(in crate::api) async fn query_records(
         .blocking(move |app| {
             let id = collection_id(&id)?;
             let request: QueryRecordsRequest = body.parse()?;
-            let descriptor = app.engine().collection(id)?.descriptor;
-            let results = request.n_results.unwrap_or(DEFAULT_RESULTS);
+            let CollectionInfo { descriptor, head } = app.engine().addressed(id)?;
+            // More than there are is all there are, however many are asked for.
+            let there = usize::try_from(head.count).unwrap_or(usize::MAX);
+            let results = (request.n_results.unwrap_or(DEFAULT_RESULTS) as usize).min(there);
             let embeddings = query_vectors(app, request.query_embeddings, results)?;
             let filter = filters::parse(
                 app,
@@ -316,7 +318,7 @@ pub(in crate::api) async fn query_records(
                 id,
                 &QueryRequest {
                     embeddings,
-                    n_results: results as usize,
+                    n_results: results,
                     ids: request.ids,
                     filter,
                     projection: projection(&include),

@@ -298,7 +298,7 @@ pub(in crate::api) async fn delete_records(
 /// Returns the number as Chroma counts: the ids sent, or with a filter the records deleted.
 fn delete(app: &App, id: uuid::Uuid, request: DeleteRecordsRequest) -> Result<u64> {
     check_ids(app, request.ids.as_deref())?;
-    let schema = app.engine().collection(id)?.descriptor;
+    let schema = app.engine().addressed(id)?.descriptor;
     let filter = filters::parse(
         app,
         &schema.definition.schema,

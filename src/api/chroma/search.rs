@@ -28,7 +28,7 @@ pub(super) async fn search_records(
 ) -> Result<(), ChromaError> {
     let refusal = app
         .blocking(move |app| {
-            let descriptor = app.engine().collection(collection_id(&id)?)?.descriptor;
+            let descriptor = app.engine().addressed(collection_id(&id)?)?.descriptor;
             let request: SearchRequest = body.parse()?;
             for filter in request.searches.iter().filter_map(|search| search.filter.as_ref()) {
                 filters::ensure_indexed(app, &descriptor.definition.schema, filter)?;

@@ -12,13 +12,22 @@ use super::super::error::ChromaError;
 use super::super::openapi::CHROMA_SYSTEM;
 use crate::access::{Caller, Scope};
 use crate::app::App;
+use crate::config::Config;
 use crate::error::{Error, Kind};
 use crate::model::names::{DEFAULT_DATABASE, DEFAULT_TENANT};
 
 /// The protocol's version, constant as in Chroma's server.
 const PROTOCOL_VERSION: &str = "1.0.0";
-/// Records per request that clients keep to; more are taken. Chroma's own number.
-const MAX_BATCH_SIZE: u32 = 5_461;
+/// What a record is taken to need in a request: 1,024 dimensions are 5,464 bytes in base64, which leaves some 2 KiB for its
+/// id, text and metadata.
+const USUAL_RECORD_BYTES: usize = 7_680;
+
+/// Records per request that clients are told to keep to: as many usual ones as the body may hold (server.max_body_bytes),
+/// and no more than a request may write (query.max_batch_records). A body of 40 MiB leads to Chroma's own number.
+fn max_batch_size(config: &Config) -> usize {
+    let fitting = config.server.max_body_bytes / USUAL_RECORD_BYTES;
+    fitting.clamp(1, config.query.max_batch_records)
+}
 
 /// Heartbeat
 #[utoipa::path(get, path = "/api/v2/heartbeat", tag = CHROMA_SYSTEM,
@@ -58,8 +67,9 @@ pub(in crate::api) async fn get_version() -> Json<&'static str> {
 /// What clients should keep to
 #[utoipa::path(get, path = "/api/v2/pre-flight-checks", tag = CHROMA_SYSTEM,
     responses((status = 200, body = Object)))]
-pub(in crate::api) async fn get_pre_flight_checks() -> Json<Value> {
-    Json(json!({"max_batch_size": MAX_BATCH_SIZE, "supports_base64_encoding": true}))
+pub(in crate::api) async fn get_pre_flight_checks(State(app): State<App>) -> Json<Value> {
+    let max_batch_size = max_batch_size(app.config());
+    Json(json!({"max_batch_size": max_batch_size, "supports_base64_encoding": true}))
 }
 
 /// Drop everything

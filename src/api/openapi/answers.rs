@@ -239,6 +239,9 @@ pub(super) fn complete(spec: &mut OpenApi) {
             used.extend(add_common(&facts, operation));
             for (status, response) in &mut operation.responses.responses {
                 if let RefOr::T(response) = response {
+                    if response.description.is_empty() {
+                        response.description = "What was asked for".to_owned();
+                    }
                     if !facts.is_probe {
                         add_body(facts.family, status, response);
                     }
@@ -360,7 +363,11 @@ fn describe(components: &mut Components) {
             text("^.+$"),
         ),
         (TRACE_ID, "Of every error", text("^[0-9a-f]{32}$")),
-        (LOCATION, "The job", text("^/jobs/.+$")),
+        (
+            LOCATION,
+            "The job, behind `server.base_path` where there is one",
+            text("^.*/jobs/.+$"),
+        ),
         (RETRY_AFTER, "Seconds after which to ask again", seconds),
     ];
     for (name, description, schema) in headers {

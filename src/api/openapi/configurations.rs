@@ -94,8 +94,10 @@ struct SpannUpdate {
     ef_search: Option<u64>,
 }
 
-/// What is indexed: by default, and of named metadata keys.
+/// What is indexed: by default, and of named metadata keys. (Not described as `CollectionSchema`: generators of clients
+/// call the member `schema` of `Collection` that.)
 #[derive(Serialize, ToSchema)]
+#[schema(as = IndexSchema)]
 pub(in crate::api) struct CollectionSchema {
     defaults: ValueTypes,
     keys: BTreeMap<String, ValueTypes>,

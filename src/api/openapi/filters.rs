@@ -10,6 +10,8 @@ use utoipa::openapi::{Ref, RefOr};
 use utoipa::{PartialSchema, ToSchema};
 
 const KEY: &str = "^[^#$]";
+/// Such a key, or one of a filter's own words.
+const WHERE_KEY: &str = "^([^#$]|\\$and$|\\$or$|#document$)";
 const SCALAR: [Type; 3] = [Type::String, Type::Number, Type::Boolean];
 
 fn of_types(types: impl IntoIterator<Item = Type>) -> Object {
@@ -33,6 +35,13 @@ fn any_of(schemas: impl IntoIterator<Item = RefOr<Schema>>) -> Schema {
     Schema::OneOf(builder.build())
 }
 
+/// An object with exactly one of its members.
+fn one_member() -> ObjectBuilder {
+    ObjectBuilder::new()
+        .min_properties(Some(1))
+        .max_properties(Some(1))
+}
+
 /// An object with this one member.
 fn single(name: &str, value: impl Into<RefOr<Schema>>) -> RefOr<Schema> {
     ObjectBuilder::new()
@@ -52,19 +61,16 @@ fn keyed(pattern: &str, value: impl Into<RefOr<Schema>>) -> ObjectBuilder {
         .additional_properties(Some(AdditionalProperties::RefOr(value.into())))
 }
 
-/// Clauses joined.
-fn joined(clause: &'static str) -> impl Iterator<Item = RefOr<Schema>> {
-    let clauses = move || list_of(Ref::from_schema_name(clause));
-    ["$and", "$or"]
-        .into_iter()
-        .map(move |word| single(word, clauses()))
+/// The members that join clauses. A filter is described as one object of which one member may be there, not as a choice
+/// of objects: generators of clients understand a type that holds itself only so.
+fn joined(object: ObjectBuilder, clause: &'static str) -> ObjectBuilder {
+    ["$and", "$or"].into_iter().fold(object, |object, word| {
+        object.property(word, list_of(Ref::from_schema_name(clause)))
+    })
 }
 
-fn on_document() -> impl Iterator<Item = RefOr<Schema>> {
-    ["$contains", "$not_contains", "$regex", "$not_regex"]
-        .map(|word| single(word, of_types([Type::String])))
-        .into_iter()
-}
+/// What may be asked of a text.
+const ON_TEXT: [&str; 4] = ["$contains", "$not_contains", "$regex", "$not_regex"];
 
 fn on_value() -> Schema {
     let scalar = || of_types(SCALAR);
@@ -86,11 +92,16 @@ pub(in crate::api) struct Where;
 
 impl PartialSchema for Where {
     fn schema() -> RefOr<Schema> {
-        let on_key = keyed(KEY, on_value())
-            .min_properties(Some(1))
-            .max_properties(Some(1));
-        let on_text = single("#document", any_of(on_document()));
-        any_of(joined("Where").chain([on_key.into(), on_text])).into()
+        let names = ObjectBuilder::new()
+            .schema_type(Type::String)
+            .pattern(Some(WHERE_KEY));
+        // Not one object: generators would call it `WhereDocument`, which there is.
+        let on_text = any_of(ON_TEXT.map(|word| single(word, of_types([Type::String]))));
+        joined(one_member(), "Where")
+            .property("#document", on_text)
+            .property_names(Some(names))
+            .additional_properties(Some(AdditionalProperties::RefOr(on_value().into())))
+            .into()
     }
 }
 
@@ -99,7 +110,13 @@ pub(in crate::api) struct WhereDocument;
 
 impl PartialSchema for WhereDocument {
     fn schema() -> RefOr<Schema> {
-        any_of(joined("WhereDocument").chain(on_document())).into()
+        ON_TEXT
+            .into_iter()
+            .fold(joined(one_member(), "WhereDocument"), |object, word| {
+                object.property(word, of_types([Type::String]))
+            })
+            .additional_properties(Some(AdditionalProperties::FreeForm(false)))
+            .into()
     }
 }
 

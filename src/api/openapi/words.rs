@@ -63,5 +63,6 @@ words! {
     OnConflict of operations::conflict::OnConflict: Fail Skip Rename Replace Merge;
     Action of operations::conflict::Action: Created Replaced Merged Renamed Skipped;
     EnvironmentKind of environments::EnvironmentKind: Local Vectorkeep Chroma;
+    Restorable of repository::Restorable: Verified Unknown Damaged;
     VerificationLevel of repository::format::VerificationLevel: Manifest Checksums Records Drill;
 }

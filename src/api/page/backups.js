@@ -147,9 +147,13 @@ function everything() {
     const lost = Object.entries(damaged).map(([id, why]) => ({ id, created_at: timeOf(id), damagedManifest: why }));
     const oldest = list.at(-1);
     const placed = lost.filter((backup) => areAllLoaded() || !oldest || !isOlder(backup, oldest));
-    return [...list, ...placed].sort((a, b) =>
-        a.created_at < b.created_at ? 1 : a.created_at > b.created_at ? -1 : a.id < b.id ? 1 : -1,
-    );
+    // The others stay in the order of the answer: it is not always that of the clock.
+    const all = [...list];
+    for (const backup of placed.sort((a, b) => a.id.localeCompare(b.id, "en", { numeric: true }))) {
+        const at = all.findIndex((other) => !isOlder(backup, other));
+        all.splice(at < 0 ? all.length : at, 0, backup);
+    }
+    return all;
 }
 
 function timeOf(id) {
@@ -369,6 +373,10 @@ function details(backup, collections) {
         ],
         ["Bytes", sizes.filter(Boolean).join(", ")],
         ["Checked", checked ? checked.join(", ") : "never"],
+        backup.damaged_collections?.length > 0 && [
+            "Damaged",
+            backup.damaged_collections.map(({ tenant, database, name }) => given(`${tenant}/${database}/${name} `)),
+        ],
         ["Pinned", backup.pinned ? "yes: retention keeps it" : "no"],
         ["Labels", Object.keys(backup.labels).length > 0 ? Object.entries(backup.labels).map(labelled) : "none"],
     ];
@@ -376,7 +384,7 @@ function details(backup, collections) {
         h(
             "dl",
             { class: "facts" },
-            facts.map(([name, content]) => h("div", {}, h("dt", {}, name), h("dd", {}, content))),
+            facts.filter(Boolean).map(([name, content]) => h("div", {}, h("dt", {}, name), h("dd", {}, content))),
         ),
         h(
             "div",

@@ -6,6 +6,7 @@ import { ask } from "./service.js";
 import { age, ago, bytes, count, duration, quantity } from "./units.js";
 
 const NAMES = {
+    "backups:damaged": "Damaged backups",
     "backups:last_verified_age": "Newest verified backup",
     "collections:checked": "Collections looked at",
     "collections:count": "Collections",
@@ -16,6 +17,8 @@ const NAMES = {
     "repository:disk_free": "Repository: free",
     "repository:open": "Repository: open",
     "repository:reachable": "Repository: reachable",
+    "repository:readable": "Repository: readable",
+    "repository:same": "Repository: the same as before",
     "storage:accepting_writes": "Writes are taken",
     "storage:data_dir": "Data directory",
     "storage:disk_free": "Disk: free",

@@ -82,7 +82,7 @@ export async function ask(method, path, { body, idempotencyKey, patienceMs = PAT
     let response, text;
     try {
         const content = body === undefined ? undefined : JSON.stringify(body);
-        response = await fetch(path, { ...options(method, headers, AbortSignal.timeout(patienceMs)), body: content });
+        response = await fetch(`.${path}`, { ...options(method, headers, AbortSignal.timeout(patienceMs)), body: content });
         text = await response.text();
     } catch (error) {
         connection.silent = true;
@@ -110,7 +110,7 @@ export async function* events(path, signal) {
     const either = AbortSignal.any([signal, silence.signal]);
     let timer = setTimeout(() => silence.abort(), SILENT_STREAM_MS);
     try {
-        const response = await fetch(path, options("GET", { accept: "text/event-stream" }, either));
+        const response = await fetch(`.${path}`, options("GET", { accept: "text/event-stream" }, either));
         heard(response);
         if (!response.ok) understood(response, await response.text());
         const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();

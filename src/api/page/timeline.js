@@ -22,8 +22,10 @@ const LEAST_BYTES = 1024,
     MOST_SIZES = 5;
 
 // How a backup was checked, as a state and in words.
-export function verdict({ damagedManifest, verification }) {
+export function verdict({ damagedManifest, damaged_packs: damagedPacks, verification }) {
     if (damagedManifest) return { state: "fail", text: "damaged: the manifest" };
+    // Found by looking at another backup that needs the same packs.
+    if (damagedPacks > 0 && verification?.ok !== false) return { state: "fail", text: `damaged: ${damagedPacks === 1 ? "1 pack" : `${damagedPacks} packs`}` };
     if (!verification) return { state: "none", text: "not verified" };
     const { level, ok } = verification;
     if (level === "drill") return ok ? { state: "drill", text: "drill ok" } : { state: "fail", text: "drill failed" };

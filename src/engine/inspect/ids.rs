@@ -23,10 +23,7 @@ impl Inspector<'_> {
             let mut last = None;
             let mut suspects = Vec::new();
             let store = &self.inner.store;
-            for entry in store
-                .scan(Tree::Ids, start.clone(), end.clone(), false)
-                .take(PAGE)
-            {
+            for entry in store.scan(Tree::Ids, start.clone(), end.clone()).take(PAGE) {
                 let (key, sound) = match entry {
                     Ok((key, target)) => {
                         let look = self.entry(&key, &target)?;
@@ -56,7 +53,7 @@ impl Inspector<'_> {
             return Ok(Entry::Damaged);
         };
         let record_key = format::record_key(self.collection.id, ordinal);
-        let stored = match self.inner.store.look(Tree::Records, &record_key) {
+        let stored = match self.inner.store.get(Tree::Records, &record_key) {
             Ok(stored) => stored,
             // The pass over the records has found that.
             Err(error) if error.kind() == Kind::StorageFault => return Ok(Entry::Sound),
@@ -75,8 +72,8 @@ impl Inspector<'_> {
 
     /// Looks at a suspect id entry while nobody writes.
     fn id_again(&mut self, key: &[u8]) -> Result<()> {
-        let writer = self.inner.writer.lock();
-        let entry = match self.inner.store.look(Tree::Ids, key) {
+        let writer = self.inner.lock_writer()?;
+        let entry = match self.inner.store.get(Tree::Ids, key) {
             Ok(Some(target)) => self.entry(key, &target)?,
             Ok(None) => Entry::Gone,
             Err(error) if error.kind() == Kind::StorageFault => Entry::Damaged,
@@ -106,7 +103,7 @@ impl Inspector<'_> {
         let prefix = self.collection.id.as_bytes().to_vec();
         self.inner
             .store
-            .scan(Tree::Ids, prefix.clone(), prefix_end(&prefix), false)
+            .scan(Tree::Ids, prefix.clone(), prefix_end(&prefix))
             .filter_map(std::result::Result::ok)
             .find(|(_, value)| format::le_u64(value).ok() == Some(ordinal))
             .map(|(key, _)| format::printable_id(&key))

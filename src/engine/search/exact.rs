@@ -5,10 +5,10 @@ use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::ops::Range;
 
-use crate::engine::kernel::{self, RoundedQuery};
 use crate::engine::threads::in_shares;
 use crate::engine::vectors::Columns;
 use crate::model::configuration::Space;
+use vectorkeep_kernel::{RoundedQuery, exact_distance};
 
 /// A record, by its slot or its ordinal, at a distance or a bound on it. Nearer ones, then earlier ones,
 /// come first.
@@ -157,7 +157,7 @@ pub(super) fn nearest(
         let slot = place as usize;
         if let (Some(ordinal), Some(vector)) = (columns.ordinal(slot), columns.vector(slot)) {
             nearest.offer(Ranked {
-                distance: kernel::exact_distance(space, query, vector),
+                distance: exact_distance(space, query, vector),
                 place: ordinal,
             });
         }

@@ -15,10 +15,10 @@ use std::time::Duration;
 
 use sled::IVec;
 
-use super::files::{Files, contained};
+use super::files::{Files, contained, data_file_bytes};
 use super::open::{generation, generation_name, store_directories};
 use super::watermark::Watermark;
-use super::{Store, TREES, Tree, TreeKey, damaged_value, format};
+use super::{Call, Store, TREES, Tree, TreeKey, damaged_value, format};
 use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
 
@@ -118,7 +118,7 @@ impl Compaction<'_> {
     ///
     /// # Errors
     /// `Canceled`; `InsufficientStorage`; `StorageFault` for a damaged value, or a copy that differs or
-    /// cannot be written. The store goes on as before, unless it is what is damaged.
+    /// cannot be written. The store goes on as before.
     pub(in crate::engine) fn copy(&self, progress: &Progress) -> Result<()> {
         self.each_batch(progress, Self::copy_batch)?;
         self.sync()?;
@@ -156,7 +156,7 @@ impl Compaction<'_> {
         for (tree, key) in &keys {
             let value = self.read(*tree, key)?;
             let target = self.target()?.tree(*tree);
-            writing(|| match value {
+            self.writing(|| match value {
                 Some(value) => target.insert(key, value),
                 None => target.remove(key),
             })?;
@@ -170,7 +170,7 @@ impl Compaction<'_> {
     /// `StorageFault`.
     pub(in crate::engine) fn sync(&self) -> Result<()> {
         let target = self.target()?;
-        writing(|| target.sync_all(self.store.directory()))
+        self.writing(|| target.sync_all(self.store.directory()))
     }
 
     /// Puts the copy in the store's place. Only the holder of the write lock may call.
@@ -185,10 +185,12 @@ impl Compaction<'_> {
         store.check_writable()?;
         let target = Arc::clone(self.target()?);
         let committed = store.committed();
-        let mut watermark = store.watermark.lock();
+        let mut watermark = store.lock(&store.watermark)?;
+        let _under_way = store.calls.begin(Call::Watermark);
         let moved = Watermark {
             directory: target.name.clone(),
             synced_sequence: committed,
+            log_bytes: data_file_bytes(&store.directory().join(&target.name)),
             ..watermark.clone()
         };
         if let Err(error) = moved.write(store.directory()) {
@@ -214,6 +216,13 @@ impl Compaction<'_> {
         Ok(())
     }
 
+    /// Runs a call into the copy. It is not the store: what fails there harms nothing. What hangs there may hold the
+    /// write lock.
+    fn writing<T>(&self, call: impl FnOnce() -> sled::Result<T>) -> Result<T> {
+        let _under_way = self.store.calls.begin(Call::Copy);
+        contained(call).map_err(|fault| failed(&fault.text))
+    }
+
     fn target(&self) -> Result<&Arc<Files>> {
         self.target
             .as_ref()
@@ -233,9 +242,7 @@ impl Compaction<'_> {
         if format::unseal(tree, key, value).is_some() {
             return Ok(());
         }
-        let damage = damaged_value(tree, key);
-        self.store.poison(damage.message());
-        Err(damage)
+        Err(damaged_value(tree, key))
     }
 
     /// The next entries behind `after`, as they stand in the store. A new iterator for each batch: one
@@ -244,7 +251,7 @@ impl Compaction<'_> {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         let mut entries = Vec::new();
         let mut bytes = 0;
-        self.store.guarded("scan", || {
+        self.store.guarded(Call::Scan, || {
             for entry in self
                 .source
                 .tree(tree)
@@ -279,7 +286,7 @@ impl Compaction<'_> {
             batch.insert(key, value);
         }
         let target = self.target()?.tree(tree);
-        writing(|| target.apply_batch(batch))?;
+        self.writing(|| target.apply_batch(batch))?;
         count(progress, tree, &entries);
         Ok(entries.last().map(|(key, _)| key.clone()))
     }
@@ -298,7 +305,7 @@ impl Compaction<'_> {
         let end = last.as_deref().map_or(Bound::Unbounded, Bound::Included);
         let target = self.target()?.tree(tree);
         let mut differing = BTreeSet::new();
-        writing(|| {
+        self.writing(|| {
             let mut theirs = target.range::<&[u8], _>((start, end));
             let mut ours = entries.iter();
             let (mut our, mut their) = (ours.next(), theirs.next().transpose()?);
@@ -346,7 +353,7 @@ impl Compaction<'_> {
             self.catch_up()?;
             let ours = self.store.raw(&self.source, tree, &key)?;
             let target = self.target()?.tree(tree);
-            let theirs = writing(|| target.get(&key))?;
+            let theirs = self.writing(|| target.get(&key))?;
             if ours == theirs || self.is_captured((tree, &key)) {
                 return Ok(());
             }
@@ -358,11 +365,6 @@ impl Compaction<'_> {
             key.escape_ascii()
         )))
     }
-}
-
-/// Runs a call into the copy. It is not the store: what fails there harms nothing.
-fn writing<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T> {
-    contained(call).map_err(|fault| failed(&fault.text))
 }
 
 fn failed(fault: &str) -> Error {

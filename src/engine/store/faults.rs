@@ -1,15 +1,27 @@
 //! What happens once something failed: no more writes, and nothing served that may be half of a refused one.
 //!
-//! Two things stop writes. *Damage* is a stored value that does not have its checksum; the others are as good
-//! as before. A *fault* is a call into sled that failed: a transaction may then stand in the trees in part, and
-//! what cannot be read or found says nothing of what is on the disk. That is for a restart to tell.
+//! *Damage* is a stored value that does not have its checksum; the others are as good as before, and what it is of is
+//! stopped where it is met. A *fault* is a call into sled that failed, and stops all writes: a transaction may then stand in
+//! the trees in part, and what cannot be read or found says nothing of what is on the disk. That is for a restart to tell.
+//!
+//! A call that never ends is a fault as well (see `calls`). Its thread is lost, with whatever locks it holds: all
+//! others give up waiting for them.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::watch;
 
 use super::files::contained;
-use super::{Store, Value, damaged_value};
+use super::{Call, Calls, Store, Value, damaged_value};
 use crate::disk;
 use crate::error::{Error, Kind, Result};
+
+/// How often who waits for a lock looks whether its holder hangs.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 impl Store {
     /// Why the store takes no more writes, if so.
@@ -30,6 +42,76 @@ impl Store {
                 "the store takes no more writes until the service is restarted"
             );
         }
+    }
+
+    /// Gives up on a call that has not ended for `timeout`, and with it on the store: no more writes, and nobody waits
+    /// any longer for what the hanging thread holds.
+    pub(in crate::engine) fn give_up_on(&self, call: Call, timeout: Duration) {
+        if self.hung.send_replace(true) {
+            return;
+        }
+        self.faulted.store(true, Ordering::Release);
+        self.poison(&format!(
+            "{call} has not ended within storage.sync_timeout_ms = {}; the disk may hang, or have failed at a write",
+            timeout.as_millis()
+        ));
+        // Who waits for a shared sync looks at the fault under this lock, or is woken.
+        drop(self.sync.lock());
+        self.synced.notify_all();
+    }
+
+    /// Whether a call did not end in time.
+    pub(in crate::engine) fn is_hung(&self) -> bool {
+        *self.hung.borrow()
+    }
+
+    /// Tells when a call does not end in time.
+    pub(in crate::engine) fn hung(&self) -> watch::Receiver<bool> {
+        self.hung.subscribe()
+    }
+
+    /// What is asked of sled at this moment.
+    pub(in crate::engine) fn calls(&self) -> &Arc<Calls> {
+        &self.calls
+    }
+
+    /// Takes a lock whose holder may be in a call that never ends: once that is known, nobody waits for it.
+    ///
+    /// # Errors
+    /// `Unavailable` when the lock is not to be had because a call hangs.
+    pub(in crate::engine) fn lock<'a, T>(&self, mutex: &'a Mutex<T>) -> Result<MutexGuard<'a, T>> {
+        loop {
+            if let Some(guard) = mutex.try_lock_for(LOOK_AGAIN) {
+                return Ok(guard);
+            }
+            if self.is_hung() {
+                return Err(self.stopped());
+            }
+        }
+    }
+
+    /// A call into sled that does not end before `end` is closed; in the place of the shared sync when it is one.
+    pub(in crate::engine) fn hang(&self, call: Call, end: &Receiver<()>) -> Result<()> {
+        let in_sync = call == Call::Sync;
+        if in_sync {
+            self.sync.lock().running = true;
+        }
+        let ended = self.guarded(call, || {
+            // Nothing is ever sent.
+            let _closed = end.recv();
+            Ok(())
+        });
+        if in_sync {
+            self.sync.lock().running = false;
+            self.synced.notify_all();
+        }
+        ended
+    }
+
+    /// A batch that fails just now is known to have failed when its committer lets go.
+    fn await_committer(&self) {
+        // One that hangs has failed.
+        drop(self.lock(&self.committing));
     }
 
     /// # Errors
@@ -68,16 +150,19 @@ impl Store {
     /// Runs a call into sled; an error or a panic in there poisons the store.
     pub(super) fn guarded<T>(
         &self,
-        what: &str,
-        call: impl FnOnce() -> sled::Result<T>,
+        call: Call,
+        run: impl FnOnce() -> sled::Result<T>,
     ) -> Result<T> {
-        contained(call).map_err(|fault| {
+        let under_way = self.calls.begin(call);
+        let outcome = contained(run);
+        drop(under_way);
+        outcome.map_err(|fault| {
             let first = self.poison_reason().is_none();
             self.faulted.store(true, Ordering::Release);
-            self.poison(&format!("{what} failed: {}", fault.text));
+            self.poison(&format!("{call} failed: {}", fault.text));
             // What fails after the first fault fails because of it.
             let error = if first && !fault.io {
-                Error::storage(format!("the data store failed at: {what}"))
+                Error::storage(format!("the data store failed at: {call}"))
             } else {
                 self.stopped()
             };
@@ -100,8 +185,7 @@ impl Store {
     /// The error of a value that does not have its checksum. After a fault it may be half of what a refused
     /// batch wrote, which is no damage.
     pub(super) fn damage(&self, tree: u8, key: &[u8]) -> Error {
-        // A batch that fails just now is known to have failed when its committer lets go.
-        drop(self.committing.lock());
+        self.await_committer();
         let damaged = damaged_value(tree, key);
         if self.is_faulted() {
             return self.stopped().because(damaged);
@@ -123,7 +207,7 @@ impl Store {
         if sequence <= self.committed() {
             return Ok(());
         }
-        drop(self.committing.lock());
+        self.await_committer();
         if self.is_faulted() {
             return Err(self.stopped());
         }
@@ -143,6 +227,7 @@ mod tests {
             cache_bytes: 1 << 20,
             accept_data_loss: false,
             min_free_bytes: 0,
+            sync_timeout: Duration::from_secs(60),
         };
         let store = Store::open(&options).unwrap();
         let mut batch = Batch::default();
@@ -164,7 +249,7 @@ mod tests {
 
     fn scanned(store: &Store) -> Vec<Option<Kind>> {
         store
-            .scan(Tree::Records, vec![0], vec![u8::MAX], false)
+            .scan(Tree::Records, vec![0], vec![u8::MAX])
             .map(|entry| entry.err().map(|damaged| damaged.error.kind()))
             .collect()
     }
@@ -175,14 +260,15 @@ mod tests {
         let (_home, store) = store_with_a_long_value();
         assert_eq!(scanned(&store), [Some(Kind::StorageFault), None]);
         assert_eq!(kind(&store, b"long"), Some(Kind::StorageFault));
-        // Damage of one value stops writes, and leaves the others as true as they were.
+        // Damage of one value leaves the others as they were, and stops no writes.
         assert_eq!(kind(&store, b"long"), Some(Kind::StorageFault));
         assert_eq!(kind(&store, b"short"), None);
+        assert_eq!(store.poison_reason(), None);
         assert!(store.get(Tree::Records, b"none").unwrap().is_none());
 
         let (_home, store) = store_with_a_long_value();
         let full = || Err::<(), _>(sled::Error::Io(std::io::ErrorKind::StorageFull.into()));
-        let refused = store.guarded("commit", full).unwrap_err();
+        let refused = store.guarded(Call::Commit, full).unwrap_err();
         assert_eq!(refused.kind(), Kind::Unavailable);
         assert_eq!(kind(&store, b"long"), Some(Kind::Unavailable));
         assert_eq!(scanned(&store), [Some(Kind::Unavailable), None]);

@@ -5,15 +5,17 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::TREES;
+use super::{TREES, power};
 use crate::error::{Error, Result};
 
 /// sled's name for its log.
-const DATA_FILE: &str = "db";
+pub(super) const DATA_FILE: &str = "db";
+/// sled's own settings.
+const SETTINGS_FILE: &str = "conf";
 /// Tries, and the pause between them, while sled's own lock is still held by a store just closed.
 const LOCK_TRIES: u32 = 500;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
-const SEGMENT_BYTES: usize = 2 * 1024 * 1024;
+pub(super) const SEGMENT_BYTES: usize = 2 * 1024 * 1024;
 
 /// An open database.
 pub(super) struct Files {
@@ -28,8 +30,10 @@ pub(super) struct Files {
 impl Files {
     /// Opens or creates the database in the directory `name` of `data_dir`.
     pub(super) fn open(data_dir: &Path, name: &str, cache_bytes: u64) -> Result<Self> {
+        power::check_syncs()?;
         let directory = data_dir.join(name);
         remove_half_written_snapshots(&directory)?;
+        set_damaged_settings_aside(&directory)?;
         let db = open_sled(&directory, cache_bytes)?;
         let trees = TREES
             .iter()
@@ -103,7 +107,7 @@ pub(super) fn data_file_bytes(directory: &Path) -> u64 {
     fs::metadata(directory.join(DATA_FILE)).map_or(0, |metadata| metadata.len())
 }
 
-fn snapshots(directory: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn snapshots(directory: &Path) -> Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -131,6 +135,29 @@ fn remove_half_written_snapshots(directory: &Path) -> Result<()> {
             fs::remove_file(&path).map_err(|error| unusable(&path, &error))?;
         }
     }
+    Ok(())
+}
+
+/// sled's own settings: 63 bytes with a checksum (CRC-32, little-endian) behind them. Where they are damaged sled refuses
+/// a store that is whole; where they are missing it writes them again, and they are the same for every store.
+fn set_damaged_settings_aside(directory: &Path) -> Result<()> {
+    let path = directory.join(SETTINGS_FILE);
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(unusable(&path, &error)),
+    };
+    let is_sound = bytes
+        .split_last_chunk::<4>()
+        .is_some_and(|(settings, crc)| {
+            !settings.is_empty() && crc32fast::hash(settings) == u32::from_le_bytes(*crc)
+        });
+    if is_sound {
+        return Ok(());
+    }
+    let aside = path.with_file_name(format!("aside.{SETTINGS_FILE}"));
+    fs::rename(&path, &aside).map_err(|error| unusable(&path, &error))?;
+    tracing::warn!(file = %aside.display(), "the settings of the embedded store are damaged; set aside, new ones are written");
     Ok(())
 }
 

@@ -2,16 +2,20 @@
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::{Condvar, Mutex};
 use uuid::Uuid;
 
 use super::files::{Files, damaged, data_file_bytes, set_snapshots_aside, unusable};
+use super::recovery;
 use super::watermark::Watermark;
-use super::{FORMAT_KEY, SEQUENCE_KEY, STORE_ID_KEY, Store, SyncState, Tree, format};
+use super::{
+    Call, Calls, FORMAT_KEY, SEQUENCE_KEY, STORE_ID_KEY, Store, SyncState, Tree, format, watch,
+};
 use crate::error::{Error, Kind, Result};
 
 const LOCK_FILE: &str = "LOCK";
@@ -29,6 +33,8 @@ pub struct OpenOptions {
     pub accept_data_loss: bool,
     /// Bytes that writes leave free on the disk; 0: no bound.
     pub min_free_bytes: u64,
+    /// How long a single call into sled may take before it counts as one that never ends.
+    pub sync_timeout: Duration,
 }
 
 impl Store {
@@ -55,7 +61,24 @@ impl Store {
             watermark.as_ref(),
             options.accept_data_loss,
         )?;
-        let files = Files::open(data_dir, &name, options.cache_bytes)?;
+        let directory = data_dir.join(&name);
+        let aside = match &watermark {
+            Some(known) if known.synced_sequence > 0 && data_file_bytes(&directory) > 0 => {
+                recovery::prepare(
+                    data_dir,
+                    &directory,
+                    known.log_bytes,
+                    options.accept_data_loss,
+                )?
+            }
+            _ => None,
+        };
+        // Held as well where the store is given up, until what it changed is undone.
+        let _held = lock.try_clone();
+        let files = match Files::open(data_dir, &name, options.cache_bytes) {
+            Ok(files) => files,
+            Err(error) => return Err(recovery::undone(error, aside, &directory)),
+        };
         let mut store = Self {
             files: ArcSwap::from_pointee(files),
             retired: Mutex::new(Vec::new()),
@@ -70,13 +93,25 @@ impl Store {
                 store_id: Uuid::nil(),
                 directory: name,
                 synced_sequence: 0,
+                log_bytes: 0,
             }),
             poison: OnceLock::new(),
             faulted: AtomicBool::new(false),
+            calls: Arc::new(Calls::default()),
+            hung: watch::Sender::new(false),
             committing: Mutex::new(()),
             _lock: lock,
         };
-        let lost = store.identify(watermark, options.accept_data_loss)?;
+        let lost = match store.identify(watermark, options.accept_data_loss) {
+            Ok(lost) => lost,
+            Err(error) => {
+                drop(store);
+                return Err(recovery::undone(error, aside, &directory));
+            }
+        };
+        if let Some(aside) = aside.filter(|_| !lost) {
+            aside.discard();
+        }
         // After a loss nothing that may be of use is removed.
         if !lost {
             store.sweep();
@@ -132,6 +167,8 @@ impl Store {
         let current = self.watermark.get_mut();
         current.store_id = self.id;
         current.synced_sequence = synced_sequence;
+        let directory = self.options.data_dir.join(&current.directory);
+        current.log_bytes = data_file_bytes(&directory);
         self.watermark.lock().write(self.directory())?;
         Ok(lost)
     }
@@ -157,7 +194,7 @@ impl Store {
         );
         self.commit(batch, sequence)?;
         let files = self.files.load_full();
-        self.guarded("sync", || files.sync_all(self.directory()))?;
+        self.guarded(Call::Sync, || files.sync_all(self.directory()))?;
         self.wait_synced(sequence)
     }
 }

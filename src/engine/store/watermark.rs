@@ -27,6 +27,9 @@ pub(super) struct Watermark {
     pub(super) directory: String,
     /// Everything up to here was synced.
     pub(super) synced_sequence: u64,
+    /// Bytes that the data file had then; 0: written by a version that did not note it.
+    #[serde(default)]
+    pub(super) log_bytes: u64,
 }
 
 impl Watermark {

@@ -1,4 +1,4 @@
-//! The bytes of a received document, unpacked where they are gzip or zstd.
+//! The bytes of a received document, unpacked where they are gzip, zlib or zstd.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -6,7 +6,7 @@ use std::io::{self, BufRead as _, BufReader, Read};
 use std::path::Path;
 use std::rc::Rc;
 
-use flate2::bufread::MultiGzDecoder;
+use flate2::bufread::{MultiGzDecoder, ZlibDecoder};
 
 use super::DocumentFormat;
 use crate::error::{Error, Result};
@@ -29,10 +29,12 @@ pub(super) struct Source {
 /// The largest window that zstd may ask for (8 MiB, what its own tool accepts without being told).
 const MAX_WINDOW_LOG: u32 = 23;
 
-/// What a document begins with says how it is packed (RFC 1952, RFC 8878).
+/// What a document begins with says how it is packed (RFC 1950, RFC 1952, RFC 8878).
 enum Content {
     Plain(BufReader<File>),
     Gzip(BufReader<MultiGzDecoder<BufReader<File>>>),
+    /// What HTTP calls `deflate`.
+    Zlib(BufReader<ZlibDecoder<BufReader<File>>>),
     Zstd(BufReader<zstd::stream::read::Decoder<'static, BufReader<File>>>),
 }
 
@@ -44,6 +46,10 @@ impl Content {
         if beginning.starts_with(&[0x1f, 0x8b]) {
             let unpacked = MultiGzDecoder::new(file);
             return Ok(Self::Gzip(BufReader::with_capacity(BUFFER, unpacked)));
+        }
+        if is_zlib(beginning) {
+            let unpacked = ZlibDecoder::new(file);
+            return Ok(Self::Zlib(BufReader::with_capacity(BUFFER, unpacked)));
         }
         if beginning.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
             let mut unpacked = zstd::stream::read::Decoder::with_buffer(file)?;
@@ -57,6 +63,7 @@ impl Content {
         match self {
             Self::Plain(file) => file.fill_buf(),
             Self::Gzip(unpacked) => unpacked.fill_buf().map_err(cannot_unpack),
+            Self::Zlib(unpacked) => unpacked.fill_buf().map_err(cannot_unpack),
             Self::Zstd(unpacked) => unpacked.fill_buf().map_err(cannot_unpack),
         }
     }
@@ -65,10 +72,23 @@ impl Content {
         match self {
             Self::Plain(file) => file.read(buffer),
             Self::Gzip(unpacked) => unpacked.read(buffer).map_err(cannot_unpack),
+            Self::Zlib(unpacked) => unpacked.read(buffer).map_err(cannot_unpack),
             Self::Zstd(unpacked) => unpacked.read(buffer).map_err(cannot_unpack),
         }
     }
 }
+
+/// Whether this is the header of a zlib stream: deflate with a window of 32 KiB, and a check of both bytes. No JSON begins
+/// so.
+fn is_zlib(beginning: &[u8]) -> bool {
+    match beginning {
+        [0x78, flags, ..] => (0x7800 + u16::from(*flags)).is_multiple_of(31),
+        _ => false,
+    }
+}
+
+/// Some editors begin a text with this, which is no JSON.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 fn cannot_unpack(error: io::Error) -> io::Error {
     io::Error::new(REFUSED, format!("the document cannot be unpacked: {error}"))
@@ -103,23 +123,30 @@ impl Source {
             end: Rc::new(Cell::new(max_record_bytes)),
             step: max_record_bytes,
         };
-        let source = Self {
+        let mut source = Self {
             content: Content::open(file).map_err(unreadable)?,
             max_bytes,
             offset: offset.clone(),
         };
+        if source.beginning()?.starts_with(BYTE_ORDER_MARK) {
+            source
+                .read_exact(&mut [0; BYTE_ORDER_MARK.len()])
+                .map_err(unreadable)?;
+        }
         Ok((source, offset))
+    }
+
+    /// What comes next, without taking it.
+    fn beginning(&mut self) -> Result<&[u8]> {
+        self.content.fill_buf().map_err(|error| match error.kind() {
+            REFUSED => Error::unprocessable(error.to_string()),
+            _ => unreadable(error),
+        })
     }
 
     /// Lines begin with an object whose first member is `type`.
     pub(super) fn guess_format(&mut self) -> Result<DocumentFormat> {
-        let beginning = self
-            .content
-            .fill_buf()
-            .map_err(|error| match error.kind() {
-                REFUSED => Error::unprocessable(error.to_string()),
-                _ => unreadable(error),
-            })?;
+        let beginning = self.beginning()?;
         let mut told = beginning.iter().filter(|byte| !byte.is_ascii_whitespace());
         let lines = b"{\"type\":"
             .iter()

@@ -7,8 +7,9 @@ use uuid::Uuid;
 use super::{End, MigrateOutcome, MigratePlan};
 use crate::engine::{Engine, StoredCheckpoint};
 use crate::environments::{Contents, Position};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::names::CollectionName;
+use crate::model::stored::{self, Stored, Unreadable};
 use crate::operations::conflict::Action;
 
 /// How far a migration is.
@@ -53,12 +54,30 @@ impl Checkpoint {
         hash.to_hex().chars().take(32).collect()
     }
 
-    /// The one that was kept under a key.
+    /// The one that was kept under a key. Of a damaged one nothing is known: the migration begins anew, and puts another
+    /// one in its place.
+    ///
+    /// # Errors
+    /// `Unprocessable` for one that a later program wrote, `StorageFault` or `Unavailable` when the store fails.
     pub(super) fn find(engine: &Engine, key: &str) -> Result<Option<Self>> {
-        engine
-            .checkpoint(key)?
-            .map(|found| decode(&found))
-            .transpose()
+        let found = match engine.checkpoint(key) {
+            Ok(Some(found)) => stored::decode(&found.payload),
+            Ok(None) => return Ok(None),
+            Err(error) if engine.fault().is_some() => return Err(error),
+            Err(error) => Err(Unreadable::Damaged(error)),
+        };
+        match found {
+            Ok(checkpoint) => Ok(Some(checkpoint)),
+            Err(Unreadable::Newer(error)) => Err(error),
+            Err(Unreadable::Damaged(error)) => {
+                tracing::warn!(
+                    checkpoint = key,
+                    ?error,
+                    "a migration begins anew: its checkpoint is damaged"
+                );
+                Ok(None)
+            }
+        }
     }
 
     /// A new one.
@@ -90,8 +109,7 @@ impl Checkpoint {
     /// Keeps it; durable when this returns.
     pub(super) fn save(&mut self, engine: &Engine, target: &End) -> Result<()> {
         self.at = Utc::now();
-        let payload = serde_json::to_vec(self)
-            .map_err(|error| Error::internal("a checkpoint cannot be encoded").because(error))?;
+        let payload = stored::encode(self);
         let staged = match (&self.staged, target.is_local()) {
             (Some(staged), true) => Some(super::local::staged_id(staged)?),
             _ => None,
@@ -104,9 +122,6 @@ impl Checkpoint {
     }
 }
 
-/// # Errors
-/// `StorageFault` for one that cannot be decoded.
-pub(super) fn decode(found: &StoredCheckpoint) -> Result<Checkpoint> {
-    serde_json::from_slice(&found.payload)
-        .map_err(|error| Error::storage("a checkpoint cannot be decoded").because(error))
+impl Stored for Checkpoint {
+    const NAME: &'static str = "the checkpoint of a migration";
 }

@@ -2,7 +2,9 @@
 
 use uuid::Uuid;
 
-use crate::engine::{CatchUp, CollectionInfo, CutScope, Engine, Publication, Staging, Tombstone};
+use crate::engine::{
+    CatchUp, CollectionInfo, CutScope, Engine, Namespaces, Publication, Staging, Tombstone,
+};
 use crate::error::{Error, Result};
 use crate::model::digest::Digest;
 use crate::model::names::CollectionName;
@@ -64,8 +66,14 @@ pub(in crate::operations) fn copy(
     )?;
     if let Some(live) = merges {
         let mut merge = Merge::new(engine, staged, live, winner, &settings.scratch)?;
-        let (merged, published) =
-            merge::run(engine, vec![&mut merge], &[], settings.catch_up, progress)?;
+        let (merged, published) = merge::run(
+            engine,
+            vec![&mut merge],
+            &[],
+            &Namespaces::default(),
+            settings.catch_up,
+            progress,
+        )?;
         engine.published(published)?;
         merge.published();
         for merged in merged {
@@ -86,6 +94,7 @@ pub(in crate::operations) fn copy(
         staged: stage.id(),
         name: target.name.clone(),
         replaces: target.replaces,
+        keeps_id: false,
         root,
     }])?;
     stage.published();
@@ -121,7 +130,7 @@ fn copy_aside<'a>(
         bytes += canonical.len() as u64;
         progress.advance(1, canonical.len() as u64);
     };
-    let mut last = engine.begin_cut(CutScope::Collections(vec![source])).run(
+    let mut last = engine.begin_cut(CutScope::Collections(vec![source]))?.run(
         catch_up,
         progress,
         |_, layer| {

@@ -78,7 +78,7 @@ impl LocalSource {
             });
             let scope = CutScope::Collections(vec![self.id]);
             let since = [(self.id, position.since)].into();
-            let cut = self.engine.begin_cut_since(scope, since);
+            let cut = self.engine.begin_cut_since(scope, since)?;
             if cut.is_incremental(self.id) {
                 return Ok((cut, position));
             }

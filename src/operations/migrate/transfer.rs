@@ -10,7 +10,7 @@ use chrono::Utc;
 use super::checkpoint::Checkpoint;
 use super::differences::{self, Losses};
 use super::{End, MigrateOutcome, MigratePlan, MigrateSettings, check_losses, local, local_target};
-use crate::engine::{Engine, Publication, Staging};
+use crate::engine::{Engine, Namespaces, Publication, Staging};
 use crate::environments::{Batch, Contents, RemoteCollection, Source, StreamEnd, Target};
 use crate::error::{Error, Kind, Result};
 use crate::model::digest::RecordHash;
@@ -384,8 +384,14 @@ impl Transfer<'_> {
             let settings = &self.settings.restore;
             let mut merge = Merge::new(engine, info, live, plan.winner, &settings.scratch)?;
             let merges = vec![&mut merge];
-            let (merged, published) =
-                merge::run(engine, merges, &[], settings.catch_up, self.progress)?;
+            let (merged, published) = merge::run(
+                engine,
+                merges,
+                &[],
+                &Namespaces::default(),
+                settings.catch_up,
+                self.progress,
+            )?;
             engine.published(published)?;
             merge.published();
             // In this order: a staged collection that a checkpoint owns has to be whole.
@@ -402,6 +408,7 @@ impl Transfer<'_> {
             staged,
             name: target.name,
             replaces: target.replaces,
+            keeps_id: false,
             root: None,
         }])
     }

@@ -8,15 +8,16 @@ use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 
 use super::MigrateSettings;
-use super::checkpoint::{Checkpoint, decode};
+use super::checkpoint::Checkpoint;
 use crate::engine::Engine;
 use crate::environments::{LOCAL, RemoteCollection, Target};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::model::stored;
 use crate::progress::Progress;
 
-/// Keys of migrations that run: a sweep leaves them alone.
+/// Keys of migrations that run: a sweep leaves them alone. Then those whose checkpoint cannot be read, which was logged.
 #[derive(Clone, Default)]
-pub struct RunningMigrations(Arc<Mutex<BTreeSet<String>>>);
+pub struct RunningMigrations(Arc<Mutex<BTreeSet<String>>>, Arc<Mutex<BTreeSet<String>>>);
 
 /// One of them, until it is dropped.
 pub(super) struct RunningMigration(RunningMigrations, String);
@@ -25,6 +26,17 @@ impl RunningMigrations {
     pub(super) fn enter(&self, key: &str) -> RunningMigration {
         self.0.lock().insert(key.to_owned());
         RunningMigration(self.clone(), key.to_owned())
+    }
+
+    /// Says once that a checkpoint cannot be read. It stays as it is, and is in nobody's way.
+    fn set_aside(&self, key: &str, error: &Error) {
+        if self.1.lock().insert(key.to_owned()) {
+            tracing::error!(
+                checkpoint = key,
+                ?error,
+                "the checkpoint of a migration cannot be read; it is set aside"
+            );
+        }
     }
 }
 
@@ -49,7 +61,10 @@ pub fn sweep(
 ) -> Result<()> {
     let mut found = Vec::new();
     for stored in engine.checkpoints()? {
-        found.push((decode(&stored)?, stored.staged));
+        match stored::decode::<Checkpoint>(&stored.payload) {
+            Ok(checkpoint) => found.push((checkpoint, stored.staged)),
+            Err(error) => settings.running.set_aside(&stored.key, &error.into()),
+        }
     }
     found.sort_by_key(|(checkpoint, _)| std::cmp::Reverse(checkpoint.at));
     for (index, (checkpoint, staged)) in found.into_iter().enumerate() {

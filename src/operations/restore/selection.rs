@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 
 use crate::error::{Error, Result};
-use crate::model::digest::{Digest, RecordHash};
+use crate::model::digest::RecordHash;
 use crate::model::filter::Filter;
+use crate::operations::proof::Proof;
 use crate::progress::Progress;
 use crate::repository::Repository;
 use crate::repository::format::ManifestCollection;
@@ -100,14 +101,13 @@ fn read_ahead(
     progress: &Progress,
     batches: &SyncSender<Vec<Selected>>,
 ) -> Result<Vec<String>> {
-    let (mut records, mut digest) = (0, Digest::EMPTY);
+    let mut proof = Proof::of(repository, source);
     let mut found = BTreeSet::new();
     let mut batch = Vec::with_capacity(BATCH);
     for record in CollectionReader::open(repository, source)? {
         progress.check()?;
         let record = record?;
-        records += 1;
-        digest.add(&record.hash);
+        proof.add(&record)?;
         let canonical = record.record.canonical();
         progress.advance(1, canonical.len() as u64);
         let named = match &selection.ids {
@@ -130,13 +130,7 @@ fn read_ahead(
         }
     }
     let _ = batches.send(batch);
-    if records != source.records || digest != source.digest {
-        return Err(Error::backup_corrupt(format!(
-            "{} has {records} records with digest {digest} in the backup, its manifest says {} with {}",
-            source.name, source.records, source.digest
-        ))
-        .with("collection", source.name.to_string()));
-    }
+    proof.finish()?;
     let wanted = selection.ids.iter().flat_map(|ids| ids.iter());
     Ok(wanted.filter(|id| !found.contains(*id)).cloned().collect())
 }

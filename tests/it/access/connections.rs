@@ -54,7 +54,7 @@ async fn a_head_that_does_not_come_and_an_idle_connection_are_closed() {
         );
     }
     assert!(
-        rest(&mut idle).await.ends_with("}"),
+        rest(&mut idle).await.ends_with("}\n"),
         "only the body of the one answer"
     );
 }

@@ -61,7 +61,7 @@ async fn each_bound_is_named_in_its_refusal() {
         ),
         (
             "query.max_results",
-            |c| c.query.max_results = 9,
+            |c| c.query.max_results = 8,
             "query",
             json!({"query_embeddings": vectors(1), "n_results": 10}),
             413,

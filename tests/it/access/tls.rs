@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use reqwest::Certificate;
+use vectorkeep::tls::client_builder;
 
 use crate::harness::{Service, eventually};
 
@@ -24,7 +25,7 @@ fn write(files: &[PathBuf; 2], pair: &[&str; 2]) {
 /// The status of an answer to a client that trusts this certificate alone.
 async fn asked(service: &Service, trusted: &str, path: &str) -> Result<u16, String> {
     let certificate = Certificate::from_pem(trusted.as_bytes()).unwrap();
-    let client = reqwest::Client::builder()
+    let client = client_builder()
         .no_proxy()
         .tls_certs_only([certificate])
         .build()

@@ -172,7 +172,8 @@ async fn every_backup_under_writes_is_of_one_moment() {
         )));
     }
     let (mut backups, mut under_writes) = (Vec::new(), 0);
-    while backups.len() < 50 || under_writes < 10 {
+    // Each is copied in many rounds under writers that never rest: seconds. Hundreds of them are the soak's.
+    while backups.len() < 15 || under_writes < 10 {
         assert!(
             backups.len() < 100,
             "writes went on during {under_writes} of 100 backups only"

@@ -27,6 +27,7 @@ async fn verify(service: &Service, id: &str, level: &str, status: u16) -> Value 
     );
     let result = job["result"].clone();
     let members = [
+        "backup",
         "level",
         "ok",
         "checked_packs",
@@ -115,20 +116,41 @@ async fn a_sound_backup_passes_every_level_and_says_what_was_looked_at() {
             json!({}),
             404,
         ),
-        ("/backups/latest/verify".into(), json!({}), 404),
     ] {
         service.post(&path, body).await.problem(status);
     }
-    // A backup of nothing has its manifest to look at.
-    let empty = service.create("nothing").await;
-    let body = json!({"collections": [{"name": empty.name}]});
-    let backup = service.backup(body).await;
-    let result = verify(&service, &text(&backup["id"]), "records", 200).await;
+}
+
+/// Three nights of backups of nothing must not look as if all were well.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_of_nothing_is_never_verified_and_never_called_damaged() {
+    let service = Service::start().await;
+    service.create("nothing").await;
+    let id = text(&service.backup(json!({})).await["id"]);
+    for level in ["manifest", "checksums", "records"] {
+        let path = format!("/backups/{id}/verify?wait=true");
+        let problem = service
+            .post(&path, json!({"level": level}))
+            .await
+            .problem(422);
+        assert!(
+            !text(&problem["type"]).ends_with("/backup-corrupt"),
+            "{problem}"
+        );
+        let result = &problem["job"]["result"];
+        assert_eq!(
+            (&result["ok"], &result["checked_records"]),
+            (&json!(false), &json!(0)),
+            "{problem}"
+        );
+        let problems = result["problems"].to_string();
+        assert!(problems.contains("nothing was checked"), "{problem}");
+    }
+    let backup = service.get("/backups/latest").await.ok(200);
     assert_eq!(
-        (&result["checked_packs"], &result["checked_records"]),
-        (&json!(0), &json!(0))
+        (&backup["id"], &backup["verification"]),
+        (&json!(id), &json!(null))
     );
-    assert!(result["checked_bytes"].as_u64().unwrap() > 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

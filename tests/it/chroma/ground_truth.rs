@@ -132,6 +132,7 @@ async fn check_filtered_lists(collection: &Collection, truth: &GroundTruth) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the shared test data; .ci/run has it"]
 async fn the_200_queries_match_the_ground_truth_in_l2() {
     let (service, truth) = (Service::start().await, ground_truth());
     let collection = create_in_space(&service, "words", "l2").await;
@@ -140,6 +141,7 @@ async fn the_200_queries_match_the_ground_truth_in_l2() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the shared test data; .ci/run has it"]
 async fn the_200_queries_match_the_ground_truth_in_ip_and_in_a_restored_copy() {
     let (service, truth) = (Service::start().await, ground_truth());
     let collection = create_in_space(&service, "words", "ip").await;
@@ -167,6 +169,7 @@ async fn the_200_queries_match_the_ground_truth_in_ip_and_in_a_restored_copy() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the shared test data; .ci/run has it"]
 async fn the_200_queries_match_the_ground_truth_in_cosine_filtered_and_after_a_restart() {
     let (mut service, truth) = (Service::start().await, ground_truth());
     let collection = create_in_space(&service, "words", "cosine").await;

@@ -46,7 +46,7 @@ async fn refusal(home: &Path, settings: &str) -> String {
     })
     .await;
     let message = fs::read_to_string(&stderr).unwrap();
-    assert_eq!(status.code(), Some(1), "{settings}: {message}");
+    assert_eq!(status.code(), Some(2), "{settings}: {message}");
     assert!(
         !home.join("data").exists(),
         "{settings} made a data directory"
@@ -95,6 +95,11 @@ async fn what_can_never_work_stops_the_start_with_one_line_that_names_it() {
             "environments.stage",
         ),
         (url("ftp://127.0.0.1"), "environments.stage"),
+        (url("http://127.0.0.1:9/api/v2"), "give http://127.0.0.1:9"),
+        (
+            url("https://127.0.0.1:9/chroma/api/v2/"),
+            "give https://127.0.0.1:9/chroma",
+        ),
         (url("127.0.0.1:9"), "environments.stage"),
         (url(""), "environments.stage"),
         (chroma(&both), "environments.stage"),

@@ -13,6 +13,7 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use vectorkeep::tls::client_builder;
 
 use crate::harness::eventually;
 
@@ -101,7 +102,7 @@ impl Proxy {
         let passes: Rule = Arc::new(|_: &Passing| Fate::Passes);
         let inner = Arc::new(Inner {
             base: base.to_owned(),
-            client: reqwest::Client::builder().no_proxy().build().unwrap(),
+            client: client_builder().no_proxy().build().unwrap(),
             rule: Mutex::new(passes),
             seen: Mutex::new(Vec::new()),
             held: watch::Sender::new(0),

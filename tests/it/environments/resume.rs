@@ -10,7 +10,7 @@ use super::{
     CHROMA, LOCAL, SECOND, World, assert_breaks_off, assert_exact, assert_same, migrate, migrated,
     request, unnamed_definition, visible,
 };
-use crate::harness::{Collection, DEFAULT_NAMESPACE, digest, eventually, numbered};
+use crate::harness::{Collection, DEFAULT_NAMESPACE, Service, digest, eventually, numbered};
 
 const RECORDS: usize = 2_000;
 const BATCH: usize = 50;
@@ -59,6 +59,18 @@ fn batches(world: &World, source: &str) -> usize {
     let seen = world.proxy.take_seen();
     let batches = seen.iter().filter(|passing| is_batch(passing, source));
     batches.count()
+}
+
+/// A service with a migration from another one that broke off in the middle: its checkpoint and its copy are there.
+pub(crate) async fn with_broken_off_migration() -> Service {
+    let world = World::start().await;
+    let source = world.other.create("source").await;
+    source.add(&numbered("r", 60)).await;
+    let options = json!({"batch_size": 10});
+    let body = request((SECOND, "source"), (LOCAL, "target"), options);
+    break_after(&world, SECOND, 3, Fate::Cut);
+    assert_breaks_off(&world, &body).await;
+    world.local
 }
 
 /// Breaks off, restarts this service if asked to, and goes on.

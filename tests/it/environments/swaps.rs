@@ -192,7 +192,7 @@ async fn occupied(service: &Service) -> mpsc::Sender<()> {
     };
     let jobs = service.app().jobs().clone();
     let submit = move || {
-        let submission = Submission::new(JobKind::Backup, json!({}), Box::new(work));
+        let submission = Submission::new(JobKind::Drill, json!({}), Box::new(work));
         jobs.submit(submission).unwrap();
     };
     tokio::task::spawn_blocking(submit).await.unwrap();

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
 use vectorkeep::model::record::Record;
+use vectorkeep::tls::client_builder;
 
 use super::{DEFAULT_NAMESPACE, columns, eventually, parse_record, strings, text};
 
@@ -80,7 +81,7 @@ pub(crate) struct Http {
 
 impl Http {
     pub(crate) fn new(base: String) -> Self {
-        let client = reqwest::Client::builder()
+        let client = client_builder()
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .build()

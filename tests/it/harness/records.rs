@@ -69,7 +69,8 @@ pub(crate) fn numbered(prefix: &str, count: usize) -> Vec<Record> {
     (0..count).map(record).collect()
 }
 
-/// A file beside the checkout; a missing one is an error, no reason to skip.
+/// A file of the shared test data, beside the checkout or where SHARED says. Tests that need it are ignored unless they
+/// are asked for (`cargo test -- --ignored`, as `.ci/run` does); a missing file is then an error.
 pub(crate) fn shared(file: &str) -> PathBuf {
     let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
     let root = std::env::var_os("SHARED").map_or_else(beside, PathBuf::from);

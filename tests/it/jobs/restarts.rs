@@ -6,7 +6,7 @@ use vectorkeep::engine::Durability;
 use vectorkeep::jobs::{JobKind, JobRecord, JobState};
 
 use super::{blocking_job, in_state, listed};
-use crate::harness::{Service, numbered, open_engine, text};
+use crate::harness::{Harm, Service, harm, numbered, open_engine, text};
 
 /// Puts records into the store of a service that is stopped; their ids.
 async fn leave<const N: usize>(service: &Service, records: [JobRecord; N]) -> Vec<String> {
@@ -120,4 +120,58 @@ async fn what_is_stopped_in_the_middle_and_can_be_run_again_is_run_again_once() 
     }
     let verified = service.get(&format!("/backups/{backup}")).await.ok(200);
     assert_eq!(verified["verification"]["ok"], true);
+}
+
+/// One record that cannot be read stopped the start.
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_cannot_be_read_are_set_aside_and_named() {
+    let mut service = Service::start().await;
+    let words = service.create("words").await;
+    words.add(&numbered("w", 50)).await;
+    let backup = text(&service.backup(json!({})).await["id"]);
+    service.stop().await;
+    let records = ["sound", "flipped", "undecodable", "newer"];
+    let left = records.map(|name| {
+        let mut record = JobRecord::new(JobKind::Verification, json!({"made": name}), Utc::now());
+        record.state = JobState::Succeeded;
+        record
+    });
+    let [sound, flipped, undecodable, newer] = leave(&service, left).await.try_into().unwrap();
+    let harmed = harm(service.data_dir(), "jobs", |key, payload| match key {
+        key if key == flipped.as_bytes() => Some(Harm::Flip),
+        key if key == undecodable.as_bytes() => Some(Harm::Rewrite(b"{\"id\":".to_vec())),
+        key if key == newer.as_bytes() => {
+            let mut record: serde_json::Value = serde_json::from_slice(payload).unwrap();
+            record["format"] = json!(1_000);
+            Some(Harm::Rewrite(record.to_string().into_bytes()))
+        }
+        _ => None,
+    });
+    assert_eq!(harmed, 3);
+    for _ in 0..2 {
+        service.resume().await;
+        service.get(&format!("/jobs/{sound}")).await.expect(200);
+        for (id, why) in [
+            (&flipped, "damaged"),
+            (&undecodable, "decoded"),
+            (&newer, "1000"),
+        ] {
+            let problem = service.get(&format!("/jobs/{id}")).await.problem(500);
+            let detail = text(&problem["detail"]);
+            assert!(
+                detail.contains(id.as_str()) && detail.contains(why),
+                "{detail}"
+            );
+        }
+        let shown = listed(&service, "?limit=100").await;
+        assert!(
+            shown.contains(&sound) && !shown.contains(&newer),
+            "{shown:?}"
+        );
+        // What else there is goes on.
+        words.at(&service).upsert(&numbered("w", 3)).await;
+        let verify = format!("/backups/{backup}/verify?wait=true");
+        service.post(&verify, json!({})).await.expect(200);
+        service.stop().await;
+    }
 }

@@ -1,4 +1,4 @@
-//! The alerting rules of the README: what they ask for is what a running service tells.
+//! The alerting rules that are deployed: what they ask for is what a running service tells.
 
 use std::collections::BTreeSet;
 
@@ -16,14 +16,11 @@ const KEYWORDS: [&str; 8] = [
     "and", "or", "unless", "by", "on", "without", "ignoring", "bool",
 ];
 
-/// Name and expression of every rule in the README. Each is written on lines of its own, as
-/// `- alert: …`, `expr: …`, `labels: {severity: …}` and `annotations: {summary: …}`.
+/// Name and expression of every rule. Each is written on lines of its own, as `- alert: …`, `expr: …`,
+/// `labels: {severity: …}` and `annotations: {summary: …}`.
 fn rules() -> Vec<(String, String)> {
-    let readme = include_str!("../../../README.md");
-    let (_, section) = readme.split_once("\n## Watch it\n").unwrap();
-    let (_, block) = section.split_once("```yaml\ngroups:\n").unwrap();
-    let (block, _) = block.split_once("```").unwrap();
-    let rules: Vec<&str> = block.split("- alert: ").skip(1).collect();
+    let file = include_str!("../../../deploy/prometheus/vectorkeep.rules.yaml");
+    let rules: Vec<&str> = file.split("- alert: ").skip(1).collect();
     let member = |rule: &str, name: &str| {
         let start = format!("{name}: ");
         let mut found = rule
@@ -160,7 +157,7 @@ fn check(scrape: &Scrape, alert: &str, expression: &str) -> BTreeSet<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_readmes_alerts_ask_for_what_there_is() {
+async fn the_deployed_alerts_ask_for_what_there_is() {
     let home = tempfile::tempdir().unwrap();
     // No disk has so much free: one answer is a 503.
     let much = "1000000000000000";
@@ -174,6 +171,8 @@ async fn the_readmes_alerts_ask_for_what_there_is() {
     let words = http.create("words").await;
     words.add(&numbered("w", 5)).await;
     words.count().await;
+    let not_offered = json!({"searches": []});
+    words.post("search", not_offered).await.expect(501);
     let backup = text(&http.backup(json!({})).await["id"]);
     http.post(&format!("/backups/{backup}/verify?wait=true"), json!({}))
         .await

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde_json::{Value, json};
+use uuid::Uuid;
+use vectorkeep::app::App;
 use vectorkeep::model::metadata::MetadataValue;
 use vectorkeep::model::record::Record;
 
-use super::policies::{
-    RESTORED_COUNTS, assert_exact, assert_gone, counts, digest_of_new_backup, outcome,
-};
+use super::policies::{RESTORED_COUNTS, assert_exact, counts, digest_of_new_backup, outcome};
 use super::{restore, visible};
-use crate::harness::{Collection, Http, Service, columns, digest, eventually, numbered, text};
+use crate::harness::{Collection, Service, columns, digest, eventually, numbered, text};
 
 const NAME: &str = "words";
 const WRITERS: usize = 3;
@@ -31,7 +31,7 @@ const MAX_ROUNDS: usize = 30;
 struct Signals {
     asked: AtomicBool,
     stop: AtomicBool,
-    /// Acknowledged writes of each writer, and those of them under the id that the merge made.
+    /// Acknowledged writes of each writer, and those of them that were sent after the merge was visible.
     written: [AtomicU64; WRITERS],
     written_after: [AtomicU64; WRITERS],
 }
@@ -42,14 +42,13 @@ struct Write {
     id: String,
     /// `None`: deleted.
     content: Option<Record>,
-    /// The collection's id that it was acknowledged under.
-    under: String,
+    /// The content that the collection had before and after it, where that is one.
+    under: Option<Uuid>,
     /// Whether the merge had been asked for when the request was sent.
     asked: bool,
 }
 
 struct Writer {
-    http: Http,
     number: usize,
     signals: Arc<Signals>,
     /// Records of the backup that only this writer writes to, and others.
@@ -58,22 +57,35 @@ struct Writer {
     /// Ids that are there, as far as this writer knows.
     there: BTreeSet<String>,
     collection: Collection,
-    old: String,
+    app: App,
+    old: Uuid,
     writes: Vec<Write>,
 }
 
+/// The content that a collection has at this moment; its id stays when a merge is made visible.
+fn content(app: &App, collection: &Collection) -> Uuid {
+    let id = collection.id.parse().unwrap();
+    app.engine().addressed(id).unwrap().descriptor.id
+}
+
 impl Writer {
-    async fn new(http: &Http, number: usize, signals: &Arc<Signals>, live: &[Record]) -> Self {
-        let collection = http.open(NAME).await;
+    async fn new(
+        service: &Service,
+        number: usize,
+        signals: &Arc<Signals>,
+        live: &[Record],
+    ) -> Self {
+        let collection = service.open(NAME).await;
+        let app = service.app().clone();
         let kept = numbered("kept", KEPT).into_iter().skip(number);
         Self {
-            http: http.clone(),
             number,
             signals: Arc::clone(signals),
             kept: kept.step_by(WRITERS).take(SHARED).collect(),
             own: numbered(&format!("own-{number}"), OWN),
             there: live.iter().map(|record| record.id.clone()).collect(),
-            old: collection.id.clone(),
+            old: content(&app, &collection),
+            app,
             collection,
             writes: Vec::new(),
         }
@@ -108,20 +120,13 @@ impl Writer {
         self.send("delete", body, vec![(id, None)]).await;
     }
 
-    /// Sends until it is acknowledged. The collection's id changes when the merge is made visible.
+    /// Sends; the handle that the writer has is never refused.
     async fn send(&mut self, verb: &str, body: Value, changes: Vec<(String, Option<Record>)>) {
-        let mut refused = 0;
-        let asked = loop {
-            let asked = self.signals.asked.load(Ordering::SeqCst);
-            let answer = self.collection.post(verb, body.clone()).await;
-            if answer.status != 404 {
-                answer.expect(200);
-                break asked;
-            }
-            refused += 1;
-            assert!(refused < 100, "{NAME} keeps an id that nothing is under");
-            self.collection = self.http.open(NAME).await;
-        };
+        let asked = self.signals.asked.load(Ordering::SeqCst);
+        let before = content(&self.app, &self.collection);
+        self.collection.post(verb, body).await.expect(200);
+        let after = content(&self.app, &self.collection);
+        let under = (before == after).then_some(after);
         for (id, content) in changes {
             match content {
                 Some(_) => self.there.insert(id.clone()),
@@ -130,12 +135,12 @@ impl Writer {
             self.writes.push(Write {
                 id,
                 content,
-                under: self.collection.id.clone(),
+                under,
                 asked,
             });
         }
         self.signals.written[self.number].fetch_add(1, Ordering::SeqCst);
-        if self.collection.id != self.old {
+        if before != self.old {
             self.signals.written_after[self.number].fetch_add(1, Ordering::SeqCst);
         }
     }
@@ -162,12 +167,17 @@ fn allowed<'a>(
     before: Option<&'a Record>,
     backup: Option<&'a Record>,
     writes: &[&'a Write],
-    old: &str,
+    old: Uuid,
 ) -> Vec<Option<&'a Record>> {
     let last = writes.last().map(|write| (*write, write.content.as_ref()));
     match (last, backup) {
-        // It came after the flip, or the merge is not about this id: the last write is all there is to say.
-        (Some((write, content)), _) if write.under != old => vec![content],
+        // It came after the flip: the last write is all there is to say.
+        (Some((write, content)), _) if write.under.is_some_and(|under| under != old) => {
+            vec![content]
+        }
+        // The flip was while it was under way: it may have come before or after.
+        (Some((write, content)), Some(_)) if write.under.is_none() => vec![content, backup],
+        // The merge is not about this id.
         (Some((_, content)), None) => vec![content],
         (None, None) => vec![before],
         // What was written up to the flip, the backup's record takes the place of.
@@ -194,6 +204,7 @@ async fn round(
     collection.delete(json!({ "ids": gone })).await;
     let before = collection.records().await;
     let signals = Arc::new(Signals::default());
+    let old = content(service.app(), &collection);
     let mut writers = Vec::new();
     for writer in 0..WRITERS {
         let writer = Writer::new(service, writer, &signals, &before).await;
@@ -223,12 +234,11 @@ async fn round(
     for writer in writers {
         writes.extend(writer.await.unwrap());
     }
-    assert_gone(service, &collection).await;
     let merged = service.open(NAME).await;
-    let found = merged.records().await;
+    assert_eq!(merged.id, collection.id, "clients that hold the id go on");
+    let found = collection.records().await;
     assert_eq!(merged.count().await, found.len() as u64);
-    let old = &collection.id;
-    let under_way = |write: &&Write| write.asked && write.under == *old;
+    let under_way = |write: &&Write| write.asked && write.under == Some(old);
     *met += writes.iter().filter(under_way).count();
     check(&before, backup.1, &found, &writes, winner, old);
 }
@@ -254,7 +264,7 @@ fn check(
     found: &[Record],
     writes: &[Write],
     winner: &str,
-    old: &str,
+    old: Uuid,
 ) {
     let mut of_id: BTreeMap<&str, Vec<&Write>> = BTreeMap::new();
     for write in writes {

@@ -222,6 +222,12 @@ async fn every_policy_does_what_it_says_and_its_plan_says_it_before() {
         (on("skip"), Some("skipped"), SKIPPED, SKIPPED),
         (on("rename"), Some("renamed"), ALL_NEW, ALL_NEW),
         (on("replace"), Some("replaced"), ALL_SAME, [2, 4, 6, 2, 0]),
+        (
+            json!({"on_conflict": "replace", "keep_id": true}),
+            Some("replaced"),
+            ALL_SAME,
+            [2, 4, 6, 2, 0],
+        ),
         (on("merge"), Some("merged"), ALL_SAME, [2, 4, 6, 0, 0]),
         (merge("backup"), Some("merged"), ALL_SAME, [2, 4, 6, 0, 0]),
         (merge("live"), Some("merged"), ALL_SAME, [2, 0, 6, 0, 4]),
@@ -318,10 +324,13 @@ async fn check_contents(
     let target = service.open(&name).await;
     assert_exact(&target, &records, context).await;
     assert_eq!(target.definition().await, definition, "{context}");
-    if action == "skipped" {
-        assert_eq!(target.id, words.id, "{context}");
-    } else {
-        assert_ne!(target.id, words.id, "{context}");
+    let keeps_handle = match action.as_str() {
+        "skipped" | "merged" => true,
+        "replaced" => options["keep_id"] == json!(true),
+        _ => false,
+    };
+    assert_eq!(target.id == words.id, keeps_handle, "{context}");
+    if action != "skipped" {
         assert_eq!(result["records"], records.len(), "{context}");
         assert_eq!(result["digest"], digest(&records), "{context}");
     }
@@ -341,7 +350,9 @@ async fn check_contents(
     }
     expected.sort_by_key(|(_, definition, _)| text(&definition["name"]));
     assert!(visible(&service).await == expected, "{context}");
-    if !keeps_id {
+    if keeps_handle {
+        assert_exact(&words, &records, context).await;
+    } else if !keeps_id {
         assert_gone(&service, &words).await;
     }
     let ids: BTreeSet<_> = expected.iter().map(|(id, ..)| id.clone()).collect();

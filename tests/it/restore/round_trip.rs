@@ -240,6 +240,7 @@ async fn generated_records_of_every_dimension_come_back_to_the_bit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the shared test data; .ci/run has it"]
 async fn real_records_come_back_and_200_queries_are_answered_as_before() {
     let service = Service::start().await;
     let body = json!({"name": "words", "configuration": {"hnsw": {"space": "cosine"}}});

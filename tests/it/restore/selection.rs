@@ -6,10 +6,8 @@ use serde_json::{Value, json};
 use vectorkeep::model::metadata::MetadataValue;
 use vectorkeep::model::record::Record;
 
-use super::policies::{
-    PLANNED_COUNTS, RESTORED_COUNTS, assert_exact, assert_gone, counts, outcome, planned,
-};
-use super::{restore, visible};
+use super::policies::{PLANNED_COUNTS, RESTORED_COUNTS, assert_exact, counts, outcome, planned};
+use super::{restore, restored, visible, with_backup};
 use crate::harness::{Collection, DEFAULT_NAMESPACE, Http, Service, digest, numbered, text};
 
 type Holds = fn(&Record) -> bool;
@@ -205,8 +203,8 @@ async fn merged(http: &Http, body: Value, expected: &[Record], numbers: [u64; 5]
     assert_eq!(done["records"], expected.len(), "{context}");
     assert_eq!(done["digest"], digest(expected), "{context}");
     let new = http.open("notes").await;
-    assert_ne!(new.id, old.id, "{context}");
-    assert_gone(http, &old).await;
+    assert_eq!(new.id, old.id, "{context}");
+    assert_exact(&old, expected, &context).await;
     assert_exact(&new, expected, &context).await;
     assert_eq!(new.definition().await, definition, "{context}");
 }
@@ -265,8 +263,6 @@ async fn the_plan_for_some_ids_counts_what_the_restore_then_does() {
             json!({"on_conflict": "merge", "merge_winner": "live"}),
             [1, 0, 1, 0, 1],
         ),
-        // 41 are live, two of them are among those that replace them.
-        (json!({"on_conflict": "replace"}), [1, 1, 1, 39, 0]),
     ] {
         let (service, collection, kept, backup) = with_notes().await;
         change(&collection).await;
@@ -274,6 +270,10 @@ async fn the_plan_for_some_ids_counts_what_the_restore_then_does() {
         let body = to_itself(&backup, &selection, &options);
         let plan = planned(&service, body.clone()).await["collections"][0].take();
         assert_eq!(counts(&plan, PLANNED_COUNTS), numbers, "{options}");
+        assert_eq!(
+            (&plan["missing"], &plan["missing_ids"]),
+            (&json!(1), &json!(["nobody"]))
+        );
         let done = outcome(&service, body).await["collections"][0].take();
         assert_eq!(counts(&done, RESTORED_COUNTS), numbers, "{options}");
         assert_eq!(done["missing_ids"], json!(["nobody"]));
@@ -286,6 +286,32 @@ async fn the_plan_for_some_ids_counts_what_the_restore_then_does() {
             assert_exact(&target, &expected, &options.to_string()).await;
         }
     }
+}
+
+/// A typo in an id was a plan of zeros, with 200.
+#[tokio::test(flavor = "multi_thread")]
+async fn ids_that_are_all_unknown_are_refused_by_the_plan_and_by_the_restore() {
+    let (service, collection, _, backup) = with_notes().await;
+    let before = collection.dump().await;
+    let selection = json!({"ids": ["r-0001", "nobody"]});
+    for options in [
+        json!({"on_conflict": "merge", "dry_run": true}),
+        json!({"on_conflict": "merge"}),
+        json!({"on_conflict": "rename", "dry_run": true}),
+        json!({"on_conflict": "rename"}),
+    ] {
+        let body = to_itself(&backup, &selection, &options);
+        let problem = restore(&service, body).await.problem(422);
+        assert_eq!(problem["missing"], 2, "{options}: {problem}");
+        assert_eq!(problem["missing_ids"], json!(["nobody", "r-0001"]));
+        let detail = text(&problem["detail"]);
+        assert!(
+            detail.contains("r-0001") && detail.contains("nothing was changed"),
+            "{detail}"
+        );
+    }
+    assert_eq!(collection.dump().await, before);
+    assert_eq!(service.names().await.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -387,6 +413,11 @@ async fn impossible_selections_are_refused_at_once() {
         let detail = text(&problem["detail"]);
         assert!(detail.contains("merge_winner"), "{options}: {detail}");
     }
+    for policy in ["fail", "skip", "rename"] {
+        let options = json!({"keep_id": true, "on_conflict": policy});
+        let problem = refused(&json!({}), &options, 422).await;
+        assert!(text(&problem["detail"]).contains("keep_id"), "{problem}");
+    }
     let after = (visible(&service).await, service.get("/jobs").await.ok(200));
     assert!(after == before, "a refused request changed something");
 }
@@ -411,4 +442,36 @@ async fn a_job_does_not_keep_a_long_list_of_ids() {
     );
     assert_eq!(done["missing_ids"].as_array().unwrap().len(), 20);
     assert!(job.to_string().len() < 10_000);
+}
+
+/// Four thousand records became three, and the job succeeded.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_selection_never_replaces_what_holds_more() {
+    let (service, words, records, backup) = with_backup().await;
+    let before = visible(&service).await;
+    let count = records.len();
+    for selection in [
+        json!({"ids": [records[0].id, records[1].id]}),
+        json!({"where": {"pos": "noun"}}),
+    ] {
+        for dry_run in [true, false] {
+            let mut body = json!({"backup": backup, "collections": [{"name": "words"}], "on_conflict": "replace",
+                "dry_run": dry_run});
+            let members = body.as_object_mut().unwrap();
+            members.extend(selection.as_object().unwrap().clone());
+            let problem = restore(&service, body).await.problem(422);
+            let detail = text(&problem["detail"]);
+            assert!(
+                detail.contains("merge") && detail.contains(&format!("its {count};")),
+                "{detail}"
+            );
+        }
+    }
+    assert_eq!(visible(&service).await, before);
+    // Beside it, and where there is nothing to drop, they may come.
+    let to = json!([{"name": "words", "to": {"name": "some"}}]);
+    let body = json!({"backup": backup, "collections": to, "on_conflict": "replace", "ids": [records[0].id]});
+    let result = restored(&service, body).await;
+    assert_eq!(result["collections"][0]["records"], 1);
+    assert_eq!(words.count().await, count as u64);
 }

@@ -117,6 +117,8 @@ impl SmallDisk {
     ) -> Result<Process, (ExitStatus, String)> {
         Process::launch(home, &self.command(), |command| {
             command.env("VECTORKEEP__STORAGE__MIN_FREE_BYTES", kept_free.to_string());
+            let warned = kept_free.max(1 << 30).to_string();
+            command.env("VECTORKEEP__HEALTH__DISK_WARN_BYTES", warned);
         })
         .await
     }
@@ -258,9 +260,74 @@ async fn with_room_kept_free_reads_go_on_and_writes_come_back_without_a_restart(
         assert_eq!(refused.status, 507, "{}", refused.text());
     }
     assert_eq!(words.records().await, acknowledged);
+    let accepting = async || {
+        let storage = process.http.get("/health/storage").await.json();
+        storage["checks"]["storage:accepting_writes"][0].clone()
+    };
+    let refusing = accepting().await;
+    assert_eq!(refusing["status"], "fail", "{refusing}");
+    assert!(
+        refusing["output"]
+            .as_str()
+            .unwrap()
+            .contains("storage.min_free_bytes")
+    );
     disk.enlarge(&data);
+    assert_eq!(accepting().await["status"], "pass");
     words.add(&batch(10_000)).await;
     assert_eq!(words.count().await, (acknowledged.len() + BATCH) as u64);
+    process.stop().await;
+}
+
+/// Seen before: the backup was gone and the answer was 507, and pruning freed nothing for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn deleting_and_pruning_free_room_where_none_is_left() {
+    let home = tempfile::tempdir().unwrap();
+    let repository = home.path().join("repository");
+    let disk = SmallDisk::new(&repository);
+    if !matches!(disk, SmallDisk::Tmpfs { .. }) {
+        eprintln!("no tmpfs allowed here: the repository cannot be filled");
+        return;
+    }
+    let mut line = disk.command();
+    let launched = Process::launch(home.path(), &line, |command| {
+        command.env("VECTORKEEP__REPOSITORY__GRACE_MS", "0");
+    });
+    let process = launched.await.unwrap();
+    let words = process.http.create("words").await;
+    let mut made = Vec::new();
+    for number in 0..3 {
+        words.add(&batch(number)).await;
+        made.push(process.http.backup(json!({"kind": "full"})).await["id"].clone());
+    }
+    // To the last byte.
+    line.truncate(line.len() - 1);
+    let fill = "cat /dev/zero > filler 2> /dev/null; cat /dev/zero > filler-too 2> /dev/null; ! echo more > one-more 2> /dev/null";
+    let filled = Command::new(&line[0])
+        .args(&line[1..])
+        .args(["sh", "-c", &format!("cd \"$0\" && {fill}")])
+        .arg(&repository)
+        .status()
+        .unwrap();
+    assert!(filled.success(), "the disk is not full");
+    let more = process.http.post("/backups?wait=true", json!({})).await;
+    assert_eq!(more.status, 507, "{}", more.text());
+
+    let path = format!("/backups/{}", made[0].as_str().unwrap());
+    let deleted = process.http.send("DELETE", &path, None).await.ok(200);
+    assert!(deleted["freed_bytes"].as_u64().unwrap() > 0, "{deleted}");
+    let pruned = process
+        .http
+        .post("/backups/prune?wait=true", json!({"keep_last": 1}))
+        .await
+        .ok(200);
+    assert_eq!(pruned["result"]["deleted"], json!([made[1]]));
+    assert!(
+        pruned["result"]["freed_bytes"].as_u64().unwrap() > 0,
+        "{pruned}"
+    );
+    // With room again, backups are made again.
+    process.http.backup(json!({})).await;
     process.stop().await;
 }
 

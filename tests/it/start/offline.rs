@@ -3,9 +3,9 @@
 use std::fs;
 use std::process::Command;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{BINARY, Process};
+use super::{BINARY, DAMAGED, FAILED, Process, USAGE};
 use crate::harness::{files_below, numbered, text};
 
 /// The machine that held the store may be gone.
@@ -67,11 +67,29 @@ async fn a_repository_is_listed_and_verified_without_a_service_and_nothing_is_wr
         assert!(said.contains(&format!(" {records} records")), "{said}");
     }
     assert_eq!(files_below(&repository), before);
-    for arguments in [
-        vec!["verify", "--backup", "backup_2001-01-01_00-00-00"],
-        vec!["verify", "--level", "deep"],
+    let (code, listed) = run(&["list", "--json"]);
+    assert_eq!(code, Some(0), "{listed}");
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!(listed["backups"][0]["id"], json!(second));
+    assert_eq!(listed["backups"][1]["records"], 120);
+    assert_eq!(listed["damaged"], json!({}));
+    let (code, verified) = run(&["verify", "--json"]);
+    assert_eq!(code, Some(0), "{verified}");
+    let verified: Value = serde_json::from_str(&verified).unwrap();
+    assert_eq!(verified["backup"], json!(second));
+    assert_eq!(
+        (&verified["ok"], &verified["checked_records"]),
+        (&json!(true), &json!(130))
+    );
+    for (arguments, expected) in [
+        (
+            vec!["verify", "--backup", "backup_2001-01-01_00-00-00"],
+            FAILED,
+        ),
+        (vec!["verify", "--level", "deep"], USAGE),
+        (vec!["verify", "--levle", "records"], USAGE),
     ] {
-        assert_eq!(run(&arguments).0, Some(1));
+        assert_eq!(run(&arguments).0, Some(expected), "{arguments:?}");
     }
 
     let pack = before
@@ -83,15 +101,25 @@ async fn a_repository_is_listed_and_verified_without_a_service_and_nothing_is_wr
     bytes[middle] ^= 1;
     fs::write(pack, bytes).unwrap();
     let (code, said) = run(&["verify", "--backup", &second]);
-    assert_eq!(code, Some(1), "{said}");
+    assert_eq!(code, Some(DAMAGED), "{said}");
     assert!(
         said.contains(pack.file_stem().unwrap().to_str().unwrap()),
         "{said}"
     );
+    let (code, verified) = run(&["verify", "--json"]);
+    assert_eq!(code, Some(DAMAGED), "{verified}");
+    let verified: Value = serde_json::from_str(&verified).unwrap();
+    assert_eq!(verified["ok"], false);
+
+    // A manifest that cannot be read is in the list, and in the exit status.
+    fs::write(repository.join(format!("backups/{first}.json")), "{").unwrap();
+    let (code, listed) = run(&["list"]);
+    assert_eq!(code, Some(DAMAGED), "{listed}");
+    assert!(listed.contains(&format!("{first}  DAMAGED: ")), "{listed}");
 
     // Where there is no repository, none is made.
     fs::remove_dir_all(&repository).unwrap();
     let (code, said) = run(&["list"]);
-    assert_eq!(code, Some(1), "{said}");
+    assert_eq!(code, Some(FAILED), "{said}");
     assert!(!repository.exists());
 }

@@ -42,7 +42,7 @@ async fn a_wrong_setting_stops_the_start_with_one_line_that_names_it() {
         let mut command = program(&the_binary(), home.path());
         command.env(name, value);
         let (code, message) = refusal(command, home.path()).await;
-        assert_eq!(code, Some(1), "{name}={value}: {message}");
+        assert_eq!(code, Some(2), "{name}={value}: {message}");
         assert_one_line(&message, named);
         assert!(
             !home.path().join("data").exists(),
@@ -68,7 +68,7 @@ async fn a_wrong_setting_stops_the_start_with_one_line_that_names_it() {
         let mut command = program(&the_binary(), home.path());
         command.args(["serve", "--config"]).arg(&file);
         let (code, message) = refusal(command, home.path()).await;
-        assert_eq!(code, Some(1), "{content:?}: {message}");
+        assert_eq!(code, Some(2), "{content:?}: {message}");
         assert_one_line(&message, named);
         assert!(
             !home.path().join("data").exists(),
@@ -93,7 +93,7 @@ async fn a_repository_of_a_kind_that_is_not_offered_stops_the_start() {
         let Err((status, message)) = started else {
             panic!("it starts with repository.url = {url:?}");
         };
-        assert_eq!(status.code(), Some(1), "{message}");
+        assert_eq!(status.code(), Some(2), "{message}");
         assert_one_line(&message, "repository.url");
     }
 }
@@ -129,5 +129,24 @@ async fn the_environment_goes_over_the_file_and_the_file_over_the_baseline() {
         .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}")))
         .collect();
     assert!(!lines.is_empty());
+    process.stop().await;
+}
+
+/// What the protocol has and this server does not is asked for by clients that try; it is nobody's fault.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_offered_is_no_error_in_the_log() {
+    let home = tempfile::tempdir().unwrap();
+    let settings = [("VECTORKEEP__LOG__FORMAT", "json")];
+    let process = Process::start(home.path(), &settings).await;
+    let words = process.http.create("words").await;
+    for _ in 0..3 {
+        let searches = json!({"searches": []});
+        words.post("search", searches).await.expect(501);
+    }
+    let log = process.stderr();
+    assert!(
+        !log.contains("\"ERROR\"") && !log.contains("\"WARN\""),
+        "{log}"
+    );
     process.stop().await;
 }

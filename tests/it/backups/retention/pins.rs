@@ -117,3 +117,38 @@ async fn labels_are_bounded_in_bytes() {
     );
     assert_eq!(after, before);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn labels_with_colons_are_found_and_a_label_without_a_value_is_told_the_form() {
+    let service = Service::start().await;
+    service.create("words").await.add(&numbered("w", 3)).await;
+    let labels = json!({"reason": "a:b", "url:prod": "http://x", "empty": ""});
+    let made = service.backup(json!({"labels": labels})).await;
+    service.backup(json!({"labels": {"reason": "a"}})).await;
+    for (label, count) in [
+        ("reason:a:b", 1),
+        ("url:prod:http://x", 1),
+        ("empty:", 1),
+        ("reason:a", 1),
+        ("reason:", 0),
+        ("url:prod", 0),
+    ] {
+        let found = service
+            .get(&format!("/backups?label={label}"))
+            .await
+            .ok(200);
+        let found = found["backups"].as_array().unwrap();
+        assert_eq!(found.len(), count, "{label}");
+        if label != "reason:a" && count > 0 {
+            assert_eq!(found[0]["id"], made["id"], "{label}");
+        }
+    }
+    for label in ["reason", ""] {
+        let problem = service
+            .get(&format!("/backups?label={label}"))
+            .await
+            .problem(422);
+        let detail = text(&problem["detail"]);
+        assert!(detail.contains("key:value"), "{detail}");
+    }
+}

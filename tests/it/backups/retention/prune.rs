@@ -352,3 +352,22 @@ async fn packs_that_nothing_refers_to_are_collected_by_deleting_and_pruning() {
     assert!(!left_behind.exists());
     assert_eq!(verify(&service, &made[1]).await.status, 200);
 }
+
+/// Three nights of backups of nothing after the one that is good.
+#[tokio::test(flavor = "multi_thread")]
+async fn backups_of_nothing_do_not_push_the_good_one_out() {
+    let service = without_grace().await;
+    let good = full_backups(&service, 1).await.remove(0);
+    verify(&service, &good).await.ok(200);
+    service.drop_collection("words").await;
+    let mut nights = Vec::new();
+    for _ in 0..3 {
+        nights.push(back_up(&service, json!({})).await);
+        verify(&service, nights.last().unwrap()).await.problem(422);
+    }
+    let result = pruned(&service, json!({"keep_last": 1})).await;
+    let kept = reasons(&result);
+    assert_eq!(kept[&good], ["newest_verified", "keep_last"]);
+    assert_eq!(kept[&nights[2]], ["newest"]);
+    assert_eq!(ids(&service).await, [nights[2].clone(), good]);
+}
