@@ -345,12 +345,14 @@ impl Config {
         ] {
             if value < MIN_STORAGE_TIMEOUT_MS {
                 return Err(Error::invalid(format!(
-                    "{key} must be at least {MIN_STORAGE_TIMEOUT_MS}"
+                    "{key} must be at least {MIN_STORAGE_TIMEOUT_MS} ms"
                 )));
             }
         }
         if self.query.max_filter_depth > 256 {
-            return Err(Error::invalid("query.max_filter_depth must be at most 256"));
+            return Err(Error::invalid(
+                "query.max_filter_depth must be at most 256 levels",
+            ));
         }
         crate::telemetry::check_level(&self.log.level)?;
         if self.health.disk_warn_bytes < self.storage.min_free_bytes {

@@ -77,7 +77,7 @@ impl RepositoryConfig {
         }
         if self.max_manifest_bytes < 65_536 {
             return Err(Error::invalid(
-                "repository.max_manifest_bytes must be at least 65536",
+                "repository.max_manifest_bytes must be at least 65536 bytes",
             ));
         }
         if self.lock_stale_ms < 1_000 {

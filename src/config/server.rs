@@ -80,7 +80,7 @@ impl ServerConfig {
         }
         if self.max_threads > MAX_THREADS {
             return Err(Error::invalid(format!(
-                "server.max_threads must be at most {MAX_THREADS}"
+                "server.max_threads must be at most {MAX_THREADS} threads"
             )));
         }
         if self.max_receiving_bytes < self.max_body_bytes {

@@ -419,7 +419,7 @@ impl Inner {
         let floor = collection.info().head.tombstone_floor;
         if since != 0 && floor > since {
             return Err(Error::internal(format!(
-                "deletions after {since} are needed, but only those after {floor} are kept"
+                "deletions after the sequence {since} are needed, but only those after {floor} are kept"
             )));
         }
         self.tombstone_entries_after(collection, since)

@@ -159,13 +159,14 @@ class ObjectServer(Process):
 
 
 class Proxy:
-    """Passes requests on to the S3 server and counts them; one of a chosen kind is spoiled."""
+    """Passes requests on to the S3 server and counts them; one of a chosen kind is spoiled or waits."""
 
     # Seconds that a late answer takes.
     late = 5.0
 
     def __init__(self, server: ObjectServer) -> None:
-        self.fault, self.asked = None, collections.Counter()
+        self.fault, self.asked, self.port = None, collections.Counter(), free_ports(1)[0]
+        self.held, self.left, self.waiting, self.opened = None, 0, threading.Event(), threading.Event()
         proxy = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -174,6 +175,7 @@ class Proxy:
             def pass_on(self) -> None:
                 body = self.rfile.read(int(self.headers.get("content-length") or 0))
                 proxy.count(self.command, self.path)
+                proxy.wait(self.command, self.path)
                 status, headers, answer = http_call(server.port, self.command, self.path, body, dict(self.headers))
                 how = proxy.spoils(self.command, self.path)
                 if how in ("close", "late"):
@@ -198,10 +200,13 @@ class Proxy:
             daemon_threads = True
 
             def handle_error(self, *_) -> None:
-                """The service hangs up on late answers."""
+                """The service hangs up on late answers, and the server is killed."""
 
-        self.listener = Server(("127.0.0.1", 0), Handler)
-        self.port = self.listener.server_port
+        self.listen = lambda: Server(("127.0.0.1", self.port), Handler)
+        self.start()
+
+    def start(self) -> None:
+        self.listener = self.listen()
         threading.Thread(target=self.listener.serve_forever, daemon=True).start()
 
     def count(self, method: str, path: str) -> None:
@@ -221,6 +226,31 @@ class Proxy:
         how, self.fault = self.fault[2], None
         return how
 
+    @contextlib.contextmanager
+    def holding(self, method: str, part: str, through: int):
+        """Such requests wait after the first ones; within, at least one does. Then they go on."""
+        self.held, self.left = (method, part), through
+        self.waiting.clear()
+        self.opened.clear()
+
+        def reached() -> None:
+            expect(self.waiting.wait(CALL_SECONDS), f"no {method} …{part} came that far")
+
+        try:
+            yield reached
+        finally:
+            self.held = None
+            self.opened.set()
+
+    def wait(self, method: str, path: str) -> None:
+        if self.held is None or method != self.held[0] or self.held[1] not in path:
+            return
+        self.left -= 1
+        if self.left < 0:
+            self.waiting.set()
+            self.opened.wait(CALL_SECONDS)
+
     def stop(self) -> None:
+        """Nothing listens any more."""
         self.listener.shutdown()
         self.listener.server_close()
