@@ -33,7 +33,8 @@ from chromadb.utils.embedding_functions.onnx_mini_lm_l6_v2 import ONNXMiniLM_L6_
 
 VERSION = "1.5.9"
 FLOOR = 440
-SECONDS = 900
+# A test that takes longer hangs: with many examples on a busy machine the longest took some 100 s.
+TEST_SECONDS = 900
 TESTS = Path(chromadb.__file__).parent / "test"
 
 # What is not run, by reason: folders, files, classes, tests, variants of a test, below chromadb/test.
@@ -148,6 +149,8 @@ class Selection:
         self.excluded = [name for names in EXCLUDED.values() for name in names.split()]
         self.unused = {*self.excluded, *UNSKIPPED}
         self.outcomes = Counter()
+        # pytest puts its own file there while tests run.
+        self.trace = os.fdopen(os.dup(2), "w")
 
     def covers(self, names, node):
         """Whether one of the names is this file or test, or what contains it."""
@@ -167,6 +170,8 @@ class Selection:
                 item.own_markers = [marker for marker in item.own_markers if marker.name != "skipif"]
 
     def pytest_runtest_setup(self):
+        # A server that hangs ends the run, with a trace of where.
+        faulthandler.dump_traceback_later(TEST_SECONDS, exit=True, file=self.trace)
         urllib.request.urlopen(self.reset, timeout=60).close()
         random.seed(self.seed)
         np.random.seed(self.seed)
@@ -217,9 +222,6 @@ def main():
         phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
         suppress_health_check=list(hypothesis.HealthCheck),
     )
-    # A server that hangs ends the run, with a trace of where.
-    faulthandler.dump_traceback_later(SECONDS, exit=True, file=os.fdopen(os.dup(2), "w"))
-
     selection = Selection(f"{arguments.host}:{arguments.port}", arguments.seed)
     try:
         selection.pytest_runtest_setup()
