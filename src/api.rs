@@ -23,6 +23,7 @@ mod metrics;
 mod migrations;
 mod newline;
 mod openapi;
+mod outcomes;
 mod paced;
 mod page;
 mod prefix;

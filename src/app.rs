@@ -6,7 +6,7 @@ mod settings;
 mod spool;
 mod started;
 mod threads;
-mod work;
+pub mod verbs;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -24,20 +24,16 @@ use crate::environments::Environments;
 use crate::error::{Error, Kind, Result};
 use crate::health::deep::DeepChecks;
 use crate::health::monitor::Monitor;
-use crate::jobs::{JobKind, JobLimits, JobState, Jobs, Submission};
+use crate::jobs::{JobKind, JobLimits, JobState, Jobs};
 use crate::meters;
-use crate::operations::compact::{self, CompactionTrigger};
+use crate::operations::compact::CompactionTrigger;
 use crate::operations::delete;
 use crate::operations::migrate::{self, RunningMigrations};
 use crate::repository::{BackendOptions, LockSettings, ReadLimits, Repository, RepositoryOptions};
 
 use gauges::Observed;
 pub use spool::Spooled;
-
-/// The claim of jobs that work on the store as a whole.
-pub const STORE_CLAIM: &str = "store";
-/// The claim of jobs that remove backups.
-pub const RETENTION_CLAIM: &str = "retention";
+use verbs::JobRequest;
 
 /// Everything that runs. Cheap to clone.
 #[derive(Clone)]
@@ -237,15 +233,18 @@ impl App {
         if under_way || self.engine().fault().is_some() || !trigger.due(&usage, last) {
             return Ok(());
         }
-        compact::plan(self.engine())?;
-        tracing::info!(usage.file_bytes, usage.live_bytes, "compacting the store");
-        // One that fails is not begun again at once; its success puts the true number here.
+        let request = JobRequest {
+            shown: serde_json::json!({}),
+            key: None,
+            requested_by: None,
+        };
         let bytes = &self.inner.compacted_bytes;
-        bytes.store(usage.file_bytes, Ordering::Relaxed);
-        let request = serde_json::json!({});
-        let submitted = self.jobs().submit(Submission {
-            claims: vec![STORE_CLAIM.to_owned()],
-            ..Submission::new(JobKind::Compaction, request, self.compaction_work())
+        let submitted = self.submit(request, |app| {
+            let planned = verbs::compaction::plan(app)?;
+            tracing::info!(usage.file_bytes, usage.live_bytes, "compacting the store");
+            // One that fails is not begun again at once; its success puts the true number here.
+            bytes.store(usage.file_bytes, Ordering::Relaxed);
+            Ok(planned)
         });
         if submitted.is_err() {
             bytes.store(last, Ordering::Relaxed);

@@ -1,12 +1,11 @@
 //! Long work: durable records, bounded workers, progress, cancellation, and an honest end after a crash.
 //!
-//! It knows nothing of what the work is: the caller hands in a closure that returns the result as JSON.
+//! It knows nothing of what the work is: the caller hands in a closure, and says what stands in the log of it.
 
 mod meters;
 mod record;
 mod run;
 mod submit;
-mod summary;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,8 +26,26 @@ use crate::progress::Progress;
 pub use record::{JobKind, JobProblem, JobRecord, JobState, RequestKey};
 pub use submit::Submission;
 
-/// The work of a job: runs on a blocking thread, returns its result.
-pub type Work = Box<dyn FnOnce(&Progress) -> Result<Value> + Send>;
+/// The work of a job.
+pub struct Work {
+    /// What it is about, for the log: a backup or collections, as far as that is known before it ran.
+    pub about: String,
+    /// What is done.
+    pub run: Run,
+}
+
+/// Runs on a blocking thread. A failure may carry what was found as its member `result`.
+pub type Run = Box<dyn FnOnce(&Progress) -> Result<Ended> + Send>;
+
+/// What work that went well leaves.
+pub struct Ended {
+    /// What the record holds.
+    pub result: Value,
+    /// What it was about, for the log.
+    pub about: String,
+    /// Records that were stored, read or compared, where the work counts them.
+    pub records: Option<u64>,
+}
 
 /// Bounds on jobs.
 #[derive(Clone, Copy, Debug)]

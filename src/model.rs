@@ -1,5 +1,6 @@
 //! Domain types: what collections, records, filters and digests *are*. No I/O, no HTTP, no storage.
 
+pub mod claim;
 pub mod collection;
 pub mod configuration;
 pub mod digest;

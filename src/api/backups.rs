@@ -14,18 +14,17 @@ use utoipa::{IntoParams, ToSchema};
 use super::collections::CollectionSummary;
 use super::error::Problem;
 use super::extract::{Object, OperationBody, OperationPath, OperationQuery};
-use super::jobs::{Asked, JobResponse, KeyHeader, Planned, WaitQuery, page_limit, run_job};
+use super::jobs::{Asked, JobResponse, KeyHeader, WaitQuery, page_limit, run_job};
 use super::openapi::{BACKUPS, SELECTOR, words};
 use crate::app::App;
+use crate::app::verbs::{self, BackupOutcome};
 use crate::error::{Error, Kind, Result};
-use crate::jobs::JobKind;
 use crate::model::names::{
     CollectionName, DEFAULT_DATABASE, DEFAULT_TENANT, check_name, check_tenant_name,
 };
 use crate::model::selector::Selector;
 use crate::operations::backup::{self, BackupRequest};
 use crate::operations::delete;
-use crate::progress::Progress;
 use crate::repository::format::{Annotations, Manifest, Summary, Verification, VerificationLevel};
 use crate::repository::{Repository, Restorable, Standing};
 
@@ -111,6 +110,23 @@ pub(super) struct CreateBackupRequest {
     pinned: bool,
 }
 
+impl From<CreateBackupRequest> for BackupRequest {
+    fn from(request: CreateBackupRequest) -> Self {
+        let names = |references: Vec<Object<CollectionReference>>| {
+            let references = references.into_iter();
+            references
+                .map(|Object(reference)| reference.into())
+                .collect()
+        };
+        Self {
+            kind: request.kind.into(),
+            collections: request.collections.map(names),
+            labels: request.labels,
+            pinned: request.pinned,
+        }
+    }
+}
+
 /// A backup.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Backup)]
@@ -182,27 +198,35 @@ struct VerificationResponse {
 
 impl BackupResponse {
     pub(super) fn new(manifest: &Manifest, standing: Standing) -> Self {
+        Self::of(BackupOutcome::from(manifest), standing)
+    }
+
+    pub(super) fn of(made: BackupOutcome, standing: Standing) -> Self {
+        let BackupOutcome {
+            summary,
+            totals,
+            collections,
+        } = made;
         Self {
-            id: manifest.id.clone(),
-            kind: manifest.kind.clone(),
-            parent: manifest.parent.clone(),
-            as_of: manifest.created_at,
-            requested_at: manifest.requested_at(),
-            created_at: manifest.created_at,
-            duration_ms: manifest.duration_ms,
-            records: manifest.totals.records,
-            new_records: manifest.new_records,
-            tombstones: manifest.tombstones,
-            raw_bytes: manifest.totals.raw_bytes,
-            new_bytes: manifest.new_bytes,
-            stored_bytes: manifest.totals.stored_bytes,
+            requested_at: summary.requested_at(),
+            id: summary.id,
+            kind: summary.kind,
+            parent: summary.parent,
+            as_of: summary.created_at,
+            created_at: summary.created_at,
+            duration_ms: summary.duration_ms,
+            records: totals.records,
+            new_records: summary.new_records,
+            tombstones: summary.tombstones,
+            raw_bytes: totals.raw_bytes,
+            new_bytes: summary.new_bytes,
+            stored_bytes: totals.stored_bytes,
             compression: "zstd",
             encrypted: false,
-            labels: manifest.labels.clone(),
-            pinned: manifest.pinned,
-            collections: manifest
-                .collections
-                .iter()
+            labels: summary.labels,
+            pinned: summary.pinned,
+            collections: collections
+                .into_iter()
                 .map(CollectionSummary::from)
                 .collect(),
             restorable: standing.restorable,
@@ -231,29 +255,10 @@ pub(super) async fn create_backup(
     asked: Asked,
     OperationBody(request): OperationBody<CreateBackupRequest>,
 ) -> Result<Response, Problem> {
-    let recorded = json!(request);
-    let wanted = BackupRequest {
-        kind: request.kind.into(),
-        collections: request.collections.map(|references| {
-            references
-                .into_iter()
-                .map(|Object(reference)| reference.into())
-                .collect()
-        }),
-        labels: request.labels,
-        pinned: request.pinned,
-    };
-    let verb = asked.verb(JobKind::Backup, recorded);
-    run_job(&app, verb, StatusCode::CREATED, move |app| {
-        let (engine, settings) = (app.engine().clone(), app.backup_settings());
-        let repository = app.repository()?;
-        let plan = backup::plan(&engine, &repository, wanted, settings, Utc::now())?;
-        Ok(Planned::new(Box::new(move |progress: &Progress| {
-            let manifest = backup::execute(&engine, &repository, plan, settings, progress)?;
-            Ok(json!(BackupResponse::new(&manifest, Standing::unknown())))
-        })))
-    })
-    .await
+    let job = asked.job(json!(request));
+    let request = BackupRequest::from(request);
+    let plan = move |app: &App| verbs::backup::plan(app, request);
+    run_job(&app, job, StatusCode::CREATED, plan).await
 }
 
 /// Which backups to list.

@@ -19,8 +19,8 @@ use crate::access::Caller;
 use crate::app::App;
 use crate::engine::CollectionInfo;
 use crate::error::{Error, Result};
+use crate::model::collection::HeldCollection;
 use crate::model::names::CollectionName;
-use crate::repository::format::ManifestCollection;
 
 /// What a collection holds, now or in a backup.
 #[derive(Debug, Serialize, ToSchema)]
@@ -40,35 +40,18 @@ pub(super) struct CollectionSummary {
     digest: String,
 }
 
-impl From<&ManifestCollection> for CollectionSummary {
-    fn from(collection: &ManifestCollection) -> Self {
-        let definition = &collection.definition;
+impl From<HeldCollection> for CollectionSummary {
+    fn from(held: HeldCollection) -> Self {
         Self {
-            tenant: collection.name.tenant.clone(),
-            database: collection.name.database.clone(),
-            name: collection.name.name.clone(),
-            id: collection.public_id.unwrap_or(collection.id),
-            records: collection.records,
-            dimension: definition.dimension,
-            space: json!(definition.configuration.space()),
-            sequence: collection.sequence,
-            digest: collection.digest.to_string(),
-        }
-    }
-}
-
-impl From<CollectionInfo> for CollectionSummary {
-    fn from(CollectionInfo { descriptor, head }: CollectionInfo) -> Self {
-        Self {
-            tenant: descriptor.name.tenant.clone(),
-            database: descriptor.name.database.clone(),
-            name: descriptor.name.name.clone(),
-            id: descriptor.public_id(),
-            records: head.count,
-            dimension: descriptor.definition.dimension,
-            space: json!(descriptor.definition.configuration.space()),
-            sequence: head.sequence,
-            digest: head.digest.to_string(),
+            tenant: held.name.tenant,
+            database: held.name.database,
+            name: held.name.name,
+            id: held.id,
+            records: held.records,
+            dimension: held.dimension,
+            space: json!(held.space),
+            sequence: held.sequence,
+            digest: held.digest.to_string(),
         }
     }
 }
@@ -120,7 +103,11 @@ pub(super) async fn list_all_collections(
             .last()
             .filter(|_| more)
             .map(|last| cursor_at(&last.descriptor.name)),
-        collections: page.into_iter().map(CollectionSummary::from).collect(),
+        collections: page
+            .iter()
+            .map(CollectionInfo::held)
+            .map(CollectionSummary::from)
+            .collect(),
     }))
 }
 

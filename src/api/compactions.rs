@@ -9,11 +9,10 @@ use utoipa::ToSchema;
 
 use super::error::Problem;
 use super::extract::OperationBody;
-use super::jobs::{Asked, JobResponse, KeyHeader, Planned, WaitQuery, run_job};
+use super::jobs::{Asked, JobResponse, KeyHeader, WaitQuery, run_job};
 use super::openapi::COMPACTIONS;
-use crate::app::{App, STORE_CLAIM};
-use crate::jobs::JobKind;
-use crate::operations::compact;
+use crate::app::{App, verbs};
+use crate::error::Result;
 
 /// Nothing to choose.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -40,13 +39,6 @@ pub(super) async fn create_compaction(
     asked: Asked,
     OperationBody(body): OperationBody<CompactionBody>,
 ) -> Result<Response, Problem> {
-    let verb = asked.verb(JobKind::Compaction, json!(body));
-    run_job(&app, verb, StatusCode::OK, |app| {
-        compact::plan(app.engine())?;
-        Ok(Planned::claiming(
-            app.compaction_work(),
-            [STORE_CLAIM.to_owned()],
-        ))
-    })
-    .await
+    let job = asked.job(json!(body));
+    run_job(&app, job, StatusCode::OK, verbs::compaction::plan).await
 }

@@ -3,21 +3,17 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use chrono::Utc;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
 
 use super::error::Problem;
 use super::extract::OperationBody;
-use super::jobs::{Asked, JobResponse, KeyHeader, Planned, WaitQuery, run_job};
+use super::jobs::{Asked, JobResponse, KeyHeader, WaitQuery, run_job};
 use super::openapi::RESTORE;
-use crate::app::App;
+use crate::app::{App, verbs};
 use crate::error::Result;
-use crate::jobs::JobKind;
 use crate::model::selector::Selector;
-use crate::operations::drill;
-use crate::progress::Progress;
 
 /// Which backup to rehearse with.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -51,20 +47,7 @@ pub(super) async fn create_drill(
     asked: Asked,
     OperationBody(body): OperationBody<DrillBody>,
 ) -> Result<Response, Problem> {
-    let verb = asked.verb(JobKind::Drill, json!(body));
-    run_job(&app, verb, StatusCode::OK, move |app| {
-        let repository = app.repository()?;
-        let manifest = drill::plan(app.engine(), &repository, &body.backup)?;
-        let (engine, settings) = (app.engine().clone(), app.drill_settings());
-        Ok(Planned::new(Box::new(move |progress: &Progress| {
-            let now = Utc::now();
-            let outcome = drill::execute(&engine, &repository, &manifest, settings, now, progress)?;
-            if outcome.ok {
-                Ok(json!(outcome))
-            } else {
-                Err(drill::failure(&outcome))
-            }
-        })))
-    })
-    .await
+    let job = asked.job(json!(body));
+    let plan = move |app: &App| verbs::drill::plan(app, &body.backup);
+    run_job(&app, job, StatusCode::OK, plan).await
 }

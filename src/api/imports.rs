@@ -6,27 +6,22 @@ use axum::body::Body;
 use axum::extract::{FromRequestParts as _, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
-use chrono::Utc;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::fs::File;
 use tokio::io::AsyncWriteExt as _;
 use utoipa::IntoParams;
 
-use super::backups::BackupResponse;
 use super::bodies::Pace;
 use super::error::Problem;
 use super::export::{ExportFormat, ExportedDocument};
 use super::extract::OperationQuery;
-use super::jobs::{Asked, JobResponse, KeyHeader, Planned, run_job};
+use super::jobs::{Asked, JobResponse, KeyHeader, run_job};
 use super::openapi::BACKUPS;
+use crate::app::verbs::{self, import::ImportRequest};
 use crate::app::{App, Spooled};
-use crate::disk::check_room;
 use crate::error::{Error, Kind, Result};
-use crate::jobs::JobKind;
-use crate::operations::import::{self, DocumentFormat};
-use crate::progress::Progress;
-use crate::repository::Standing;
+use crate::operations::import::DocumentFormat;
 
 /// Received bytes after which the room on the disk is looked at again.
 const ROOM_STEP: u64 = 16 * 1024 * 1024;
@@ -43,6 +38,15 @@ pub(super) struct ImportQuery {
     #[serde(default, deserialize_with = "super::jobs::wait")]
     #[param(example = true)]
     wait: bool,
+}
+
+impl From<ExportFormat> for DocumentFormat {
+    fn from(format: ExportFormat) -> Self {
+        match format {
+            ExportFormat::Json => Self::Json,
+            ExportFormat::Jsonl => Self::JsonLines,
+        }
+    }
 }
 
 /// A document that has arrived whole.
@@ -183,28 +187,16 @@ pub(super) async fn import_backup(
     })?;
     let received = receive(&parts.headers, body, &app).await?;
     drop(place);
-    let recorded = json!({
+    let job = asked.job(json!({
         "format": query.format,
         "bytes": received.bytes,
         "blake3": received.hash,
-    });
-    let bytes = received.bytes;
-    let verb = asked.verb(JobKind::Import, recorded);
-    let format = query.format.map(|format| match format {
-        ExportFormat::Json => DocumentFormat::Json,
-        ExportFormat::Jsonl => DocumentFormat::JsonLines,
-    });
-    let received_at = Utc::now();
-    run_job(&app, verb, StatusCode::CREATED, move |app| {
-        let (repository, settings) = (app.repository()?, app.import_settings());
-        repository.probe()?;
-        check_room(repository.available_bytes()?, bytes)?;
-        Ok(Planned::new(Box::new(move |progress: &Progress| {
-            let path = received.spooled.path();
-            let manifest =
-                import::execute(&repository, path, format, &settings, received_at, progress)?;
-            Ok(json!(BackupResponse::new(&manifest, Standing::unknown())))
-        })))
-    })
-    .await
+    }));
+    let request = ImportRequest {
+        document: received.spooled,
+        bytes: received.bytes,
+        format: query.format.map(DocumentFormat::from),
+    };
+    let plan = move |app: &App| verbs::import::plan(app, request);
+    run_job(&app, job, StatusCode::CREATED, plan).await
 }

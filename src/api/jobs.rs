@@ -16,11 +16,12 @@ use utoipa::{IntoParams, ToSchema};
 use super::error::{Problem, job_problem, status_of};
 use super::extract::{OperationPath, OperationQuery};
 use super::openapi::{JOBS, words};
+use super::outcomes;
 use crate::access::Caller;
 use crate::app::App;
+use crate::app::verbs::{JobRequest, Planned};
 use crate::error::{Error, Kind, Result};
-use crate::jobs::{JobKind, JobProblem, JobRecord, JobState, RequestKey, Submission, Work};
-use crate::model::names::CollectionName;
+use crate::jobs::{JobKind, JobProblem, JobRecord, JobState, RequestKey};
 use crate::progress::Progress;
 
 /// A job.
@@ -87,7 +88,7 @@ impl From<JobRecord> for JobResponse {
             started_at: record.started_at,
             finished_at: record.finished_at,
             request: record.request,
-            result: record.result,
+            result: record.result.map(outcomes::shown),
             problem: record.problem.as_ref().map(job_problem),
         }
     }
@@ -196,22 +197,23 @@ impl Asked {
         })
     }
 
-    /// A long verb with this body, or what stands for it. A job's record shows long members by their size and hash.
-    pub(super) fn verb(self, kind: JobKind, mut request: Value) -> Verb {
-        shorten(&mut request);
+    /// A job with this body, or what stands for it. Its record shows long members by their size and hash.
+    pub(super) fn job(self, mut shown: Value) -> AskedJob {
+        shorten(&mut shown);
         let key = self.key.map(|key| {
             let mut hasher = blake3::Hasher::new();
             hasher.update(self.path.as_bytes());
             hasher.update(&[0]);
-            hasher.update(request.to_string().as_bytes());
+            hasher.update(shown.to_string().as_bytes());
             let fingerprint = hasher.finalize().to_hex().to_string();
             RequestKey { key, fingerprint }
         });
-        Verb {
-            kind,
-            request,
-            key,
-            caller: self.caller,
+        AskedJob {
+            request: JobRequest {
+                shown,
+                key,
+                requested_by: self.caller,
+            },
             wait: self.wait,
         }
     }
@@ -235,65 +237,22 @@ fn shorten(request: &mut Value) {
     }
 }
 
-/// A long verb that was asked for.
-pub(super) struct Verb {
-    kind: JobKind,
-    request: Value,
-    key: Option<RequestKey>,
-    caller: Option<String>,
+/// A job that was asked for.
+pub(super) struct AskedJob {
+    request: JobRequest,
     wait: bool,
 }
 
-/// What a plan leads to.
-pub(super) struct Planned {
-    /// What no other job may work on meanwhile.
-    claims: Vec<String>,
-    work: Work,
-}
-
-impl Planned {
-    pub(super) fn new(work: Work) -> Self {
-        let claims = Vec::new();
-        Self { claims, work }
-    }
-
-    /// With the names of what it works on alone.
-    pub(super) fn claiming(work: Work, claims: impl IntoIterator<Item = String>) -> Self {
-        let claims = claims.into_iter().collect();
-        Self { claims, work }
-    }
-}
-
-/// The claim on a collection that a job makes or replaces.
-pub(super) fn collection_claim(name: &CollectionName) -> String {
-    format!("collection {name}")
-}
-
-/// Plans, queues the work and answers as every long verb does: 202 with the job, or with `wait` its end,
-/// where success has the given status and a failure the status of its problem. A key that is known leads
-/// to its job at once: what was planned for it then need not be possible now.
+/// Submits a job and answers as every long verb does: 202 with the job, or with `wait` its end, where success has the given
+/// status and a failure the status of its problem.
 pub(super) async fn run_job(
     app: &App,
-    verb: Verb,
+    asked: AskedJob,
     success: StatusCode,
     plan: impl FnOnce(&App) -> Result<Planned> + Send + 'static,
 ) -> Result<Response, Problem> {
-    let wait = verb.wait;
-    let submit = move |app: &App| {
-        let known = verb.key.as_ref().map(|key| app.jobs().keyed(key));
-        if let Some(known) = known.transpose()?.flatten() {
-            return app.jobs().whole(known);
-        }
-        let Planned { claims, work } = plan(app)?;
-        app.jobs().submit(Submission {
-            kind: verb.kind,
-            request: verb.request,
-            key: verb.key,
-            claims,
-            requested_by: verb.caller,
-            work,
-        })
-    };
+    let AskedJob { request, wait } = asked;
+    let submit = move |app: &App| app.submit(request, plan);
     let job = app.asking_repository(submit).await?;
     let timeout = Duration::from_millis(app.config().jobs.wait_timeout_ms);
     let job = if wait {

@@ -10,16 +10,16 @@ use utoipa::ToSchema;
 use super::backups::checked;
 use super::error::Problem;
 use super::extract::{Object, OperationBody};
-use super::jobs::{Asked, JobResponse, KeyHeader, Planned, WaitQuery, dry_run, run_job};
+use super::jobs::{Asked, JobResponse, KeyHeader, WaitQuery, dry_run, run_job};
 use super::openapi::{MIGRATE, words};
 use super::restores::PlannedCounts;
 use crate::app::App;
-use crate::disk;
+use crate::app::verbs::migration::MigrationPreview;
+use crate::app::verbs::{self, MigrationOutcome, Place};
 use crate::environments::{LOCAL, Loss};
 use crate::error::Result;
-use crate::jobs::JobKind;
 use crate::operations::conflict::{self, Action, OnConflict, Winner};
-use crate::operations::migrate::{self, End, MigrateOutcome, MigratePlan, MigrateRequest};
+use crate::operations::migrate::{End, MigrateRequest};
 use crate::progress::Progress;
 
 fn local() -> String {
@@ -58,13 +58,15 @@ impl MigrateEnd {
             &self.collection,
         )
     }
+}
 
-    fn of(end: &End) -> Self {
+impl From<Place> for MigrateEnd {
+    fn from(place: Place) -> Self {
         Self {
-            environment: end.environment.clone(),
-            tenant: Some(end.name.tenant.clone()),
-            database: Some(end.name.database.clone()),
-            collection: end.name.name.clone(),
+            environment: place.environment,
+            tenant: Some(place.name.tenant),
+            database: Some(place.name.database),
+            collection: place.name.name,
         }
     }
 }
@@ -137,12 +139,13 @@ impl MigrateBody {
 }
 
 /// The job's result.
-fn result(plan: &MigratePlan, outcome: &MigrateOutcome) -> Value {
+pub(super) fn result(migration: MigrationOutcome) -> Value {
+    let outcome = migration.done;
     let per_second = outcome.read.saturating_mul(1_000) / outcome.duration_ms.max(1);
     json!({
-        "source": MigrateEnd::of(plan.source()),
-        "target": MigrateEnd::of(plan.target()),
-        "action": plan.action(),
+        "source": MigrateEnd::from(migration.source),
+        "target": MigrateEnd::from(migration.target),
+        "action": migration.action,
         "read": outcome.read,
         "inserted": outcome.counts.inserted,
         "updated": outcome.counts.updated,
@@ -204,22 +207,22 @@ struct MigratePlanResponse {
     notes: Vec<&'static str>,
 }
 
-fn preview(app: &App, request: MigrateRequest, progress: &Progress) -> Result<MigratePlanResponse> {
-    let settings = app.migrate_settings();
-    let plan = migrate::plan(app.engine(), request, &settings)?;
-    let preview = plan.preview(app.engine(), &settings, progress)?;
-    Ok(MigratePlanResponse {
-        source: MigrateEnd::of(plan.source()),
-        target: MigrateEnd::of(plan.target()),
-        action: plan.action(),
-        records: preview.records,
-        counts: preview.counts.into(),
-        needed_bytes: plan.needed_bytes,
-        available_bytes: disk::available_bytes(app.engine().data_dir())?,
-        gap: preview.gap,
-        losses: losses(&preview.losses),
-        notes: preview.notes,
-    })
+impl From<MigrationPreview> for MigratePlanResponse {
+    fn from(preview: MigrationPreview) -> Self {
+        let (plan, found) = (preview.plan, preview.found);
+        Self {
+            source: Place::from(plan.source()).into(),
+            target: Place::from(plan.target()).into(),
+            action: plan.action(),
+            records: found.records,
+            counts: found.counts.into(),
+            needed_bytes: plan.needed_bytes,
+            available_bytes: preview.available_bytes,
+            gap: found.gap,
+            losses: losses(&found.losses),
+            notes: found.notes,
+        }
+    }
 }
 
 /// A job, or the plan of a dry run.
@@ -256,23 +259,14 @@ pub(super) async fn migrate_collection(
     asked: Asked,
     OperationBody(body): OperationBody<MigrateBody>,
 ) -> Result<Response, Problem> {
-    let (recorded, is_dry) = (json!(body), body.dry_run);
+    let (job, is_dry) = (asked.job(json!(body)), body.dry_run);
     let request = body.request(&app)?;
     if is_dry {
-        return dry_run(&app, move |app, progress| preview(app, request, progress)).await;
+        let preview = move |app: &App, progress: &Progress| {
+            verbs::migration::preview(app, request, progress).map(MigratePlanResponse::from)
+        };
+        return dry_run(&app, preview).await;
     }
-    let verb = asked.verb(JobKind::Migration, recorded);
-    run_job(&app, verb, StatusCode::OK, move |app| {
-        let settings = app.migrate_settings();
-        let plan = migrate::plan(app.engine(), request, &settings)?;
-        plan.check_losses()?;
-        app.engine().check_room(plan.needed_bytes)?;
-        let (engine, claims) = (app.engine().clone(), plan.claims());
-        let work = Box::new(move |progress: &Progress| {
-            migrate::execute(&engine, &plan, &settings, progress)
-                .map(|outcome| result(&plan, &outcome))
-        });
-        Ok(Planned::claiming(work, claims))
-    })
-    .await
+    let plan = move |app: &App| verbs::migration::plan(app, request);
+    run_job(&app, job, StatusCode::OK, plan).await
 }

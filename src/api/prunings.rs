@@ -3,18 +3,18 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use chrono::Utc;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
 
 use super::error::Problem;
 use super::extract::OperationBody;
-use super::jobs::{Asked, JobResponse, KeyHeader, Planned, WaitQuery, dry_run, run_job};
+use super::jobs::{Asked, JobResponse, KeyHeader, WaitQuery, dry_run, run_job};
 use super::openapi::BACKUPS;
-use crate::app::{App, RETENTION_CLAIM};
-use crate::jobs::JobKind;
-use crate::operations::prune::{self, Rules};
+use crate::app::{App, verbs};
+use crate::error::Result;
+use crate::operations::prune::{PruneOutcome, Rules};
+use crate::progress::Progress;
 
 /// How many backups to keep by each rule. Periods are UTC and count only where they have a backup.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -57,10 +57,10 @@ impl PruneBody {
     }
 }
 
-/// What a pruning would do.
+/// What a pruning would do, or did.
 #[derive(Serialize, ToSchema)]
 #[schema(as = PrunePlan)]
-struct PrunePlanResponse {
+pub(super) struct PrunePlanResponse {
     /// Newest first.
     kept: Vec<KeptBackup>,
     /// Newest first.
@@ -76,6 +76,21 @@ struct KeptBackup {
     id: String,
     /// By which rules, and for which period.
     reasons: Vec<String>,
+}
+
+impl From<PruneOutcome> for PrunePlanResponse {
+    fn from(outcome: PruneOutcome) -> Self {
+        let kept = outcome.kept.into_iter().map(|kept| KeptBackup {
+            id: kept.id,
+            reasons: kept.reasons,
+        });
+        Self {
+            kept: kept.collect(),
+            deleted: outcome.deleted,
+            freed_bytes: outcome.collected.freed_bytes,
+            pending_bytes: outcome.collected.pending_bytes,
+        }
+    }
 }
 
 /// A job, or the plan of a dry run.
@@ -113,18 +128,12 @@ pub(super) async fn prune_backups(
 ) -> Result<Response, Problem> {
     let rules = body.rules();
     if body.dry_run {
-        return dry_run(&app, move |app, _| {
-            prune::plan(&app.repository()?, rules, app.grace(), Utc::now())
-        })
-        .await;
+        let preview = move |app: &App, _: &Progress| {
+            verbs::prune::preview(app, rules).map(PrunePlanResponse::from)
+        };
+        return dry_run(&app, preview).await;
     }
-    let verb = asked.verb(JobKind::Prune, json!(body));
-    run_job(&app, verb, StatusCode::OK, move |app| {
-        prune::check(rules)?;
-        Ok(Planned::claiming(
-            app.prune_work(rules),
-            [RETENTION_CLAIM.to_owned()],
-        ))
-    })
-    .await
+    let job = asked.job(json!(body));
+    let plan = move |app: &App| verbs::prune::plan(app, rules);
+    run_job(&app, job, StatusCode::OK, plan).await
 }

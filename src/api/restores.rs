@@ -13,23 +13,18 @@ use super::backups::{CollectionReference, checked, default_database, default_ten
 use super::chroma::check_ids;
 use super::error::Problem;
 use super::extract::{Object, OperationBody};
-use super::jobs::{
-    Asked, JobResponse, KeyHeader, Planned, WaitQuery, collection_claim, dry_run, run_job,
-};
+use super::jobs::{Asked, JobResponse, KeyHeader, WaitQuery, dry_run, run_job};
 use super::openapi::filters::Where;
 use super::openapi::{RESTORE, words};
 use crate::app::App;
-use crate::disk;
+use crate::app::verbs::{self, restore::RestorePreview};
 use crate::engine::Namespaces;
 use crate::error::{Error, Result};
-use crate::jobs::JobKind;
 use crate::model::filter::Filter;
 use crate::model::names::CollectionName;
 use crate::model::selector::Selector;
 use crate::operations::conflict::{self, Action, OnConflict, RecordCounts, Winner};
-use crate::operations::restore::{
-    self, RestoreOutcome, RestoreRequest, RestoreSelection, Selection,
-};
+use crate::operations::restore::{RestoreOutcome, RestoreRequest, RestoreSelection, Selection};
 use crate::progress::Progress;
 
 /// Where a restored collection goes; absent members are as in the backup.
@@ -158,7 +153,7 @@ impl RestoreCollection {
 }
 
 /// The job's result.
-fn result(outcome: &RestoreOutcome) -> Value {
+pub(super) fn result(outcome: &RestoreOutcome) -> Value {
     let collections: Vec<Value> = outcome
         .collections
         .iter()
@@ -268,32 +263,28 @@ pub(super) struct RestorePlanResponse {
     available_bytes: u64,
 }
 
-fn preview(
-    app: &App,
-    request: &RestoreRequest,
-    progress: &Progress,
-) -> Result<RestorePlanResponse> {
-    let repository = app.repository()?;
-    let plan = restore::plan(app.engine(), &repository, request)?;
-    let preview = plan.preview(app.engine(), &repository, progress)?;
-    let collections = preview.collections.into_iter();
-    Ok(RestorePlanResponse {
-        backup: preview.backup,
-        collections: collections
-            .map(|planned| PlannedCollection {
-                name: planned.name.name,
-                to: CollectionReference::from(&planned.target.name),
-                action: planned.target.action,
-                counts: planned.counts.into(),
-                missing: planned.missing.count,
-                missing_ids: planned.missing.first,
-            })
-            .collect(),
-        tenants: tenant_names(&preview.namespaces),
-        databases: DatabaseReference::all(&preview.namespaces),
-        needed_bytes: plan.needed_bytes,
-        available_bytes: disk::available_bytes(app.engine().data_dir())?,
-    })
+impl From<RestorePreview> for RestorePlanResponse {
+    fn from(preview: RestorePreview) -> Self {
+        let found = preview.found;
+        let collections = found.collections.into_iter();
+        Self {
+            backup: found.backup,
+            collections: collections
+                .map(|planned| PlannedCollection {
+                    name: planned.name.name,
+                    to: CollectionReference::from(&planned.target.name),
+                    action: planned.target.action,
+                    counts: planned.counts.into(),
+                    missing: planned.missing.count,
+                    missing_ids: planned.missing.first,
+                })
+                .collect(),
+            tenants: tenant_names(&found.namespaces),
+            databases: DatabaseReference::all(&found.namespaces),
+            needed_bytes: preview.needed_bytes,
+            available_bytes: preview.available_bytes,
+        }
+    }
 }
 
 impl From<&CollectionName> for CollectionReference {
@@ -332,25 +323,16 @@ pub(super) async fn restore_backup(
     asked: Asked,
     OperationBody(body): OperationBody<RestoreBody>,
 ) -> Result<Response, Problem> {
-    let (recorded, is_dry) = (json!(body), body.dry_run);
+    let (job, is_dry) = (asked.job(json!(body)), body.dry_run);
     let request = body.request(&app)?;
     if is_dry {
-        return dry_run(&app, move |app, progress| preview(app, &request, progress)).await;
+        let preview = move |app: &App, progress: &Progress| {
+            verbs::restore::preview(app, &request, progress).map(RestorePlanResponse::from)
+        };
+        return dry_run(&app, preview).await;
     }
-    let verb = asked.verb(JobKind::Restore, recorded);
-    run_job(&app, verb, StatusCode::OK, move |app| {
-        let repository = app.repository()?;
-        let plan = restore::plan(app.engine(), &repository, &request)?;
-        app.engine().check_room(plan.needed_bytes)?;
-        let claims: Vec<String> = plan.target_names().map(collection_claim).collect();
-        let (engine, settings) = (app.engine().clone(), app.restore_settings());
-        let work = Box::new(move |progress: &Progress| {
-            restore::execute(&engine, &repository, &plan, &settings, progress)
-                .map(|outcome| result(&outcome))
-        });
-        Ok(Planned::claiming(work, claims))
-    })
-    .await
+    let plan = move |app: &App| verbs::restore::plan(app, &request);
+    run_job(&app, job, StatusCode::OK, plan).await
 }
 
 /// A job, or the plan of a dry run.

@@ -9,13 +9,13 @@ use utoipa::ToSchema;
 
 use super::error::Problem;
 use super::extract::{OperationBody, OperationPath};
-use super::jobs::{Asked, JobResponse, KeyHeader, Planned, WaitQuery, run_job};
+use super::jobs::{Asked, JobResponse, KeyHeader, WaitQuery, run_job};
 use super::openapi::{BACKUPS, SELECTOR};
 use crate::app::App;
-use crate::error::{Error, Kind, Result};
-use crate::jobs::JobKind;
+use crate::app::verbs;
+use crate::app::verbs::verification::VerificationRequest;
+use crate::error::{Error, Result};
 use crate::model::selector::Selector;
-use crate::repository::Named;
 use crate::repository::format::VerificationLevel;
 
 /// How to verify.
@@ -66,23 +66,9 @@ pub(super) async fn verify_backup(
             "level must be \"manifest\", \"checksums\" or \"records\"; for a drill: POST /drills";
         return Err(Error::unprocessable(refused).into());
     }
-    let selector = Selector::parse(&id)?;
-    let request = json!({"backup": selector, "level": body.level});
-    let verb = asked.verb(JobKind::Verification, request);
-    run_job(&app, verb, StatusCode::OK, move |app| {
-        let repository = app.repository()?;
-        // A restart asks again which one is the latest; what is in the queue keeps to this one.
-        let Named { id, manifest } = repository.named(&selector)?;
-        if manifest.is_none() {
-            match repository.backup(&id) {
-                // A damaged manifest is what a verification is to find.
-                Err(error) if error.kind() != Kind::BackupCorrupt => return Err(error),
-                _ => {}
-            }
-        }
-        Ok(Planned::new(
-            app.verification_work(Selector::Id(id), body.level),
-        ))
-    })
-    .await
+    let (backup, level) = (Selector::parse(&id)?, body.level);
+    let job = asked.job(json!({"backup": backup, "level": level}));
+    let request = VerificationRequest { backup, level };
+    let plan = move |app: &App| verbs::verification::plan(app, &request);
+    run_job(&app, job, StatusCode::OK, plan).await
 }

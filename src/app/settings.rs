@@ -91,6 +91,15 @@ impl App {
         }
     }
 
+    /// Bounds of a compaction's catching up.
+    pub fn compaction_catch_up(&self) -> CatchUp {
+        let config = &self.inner.config.compaction;
+        CatchUp {
+            max_last_round: config.max_last_round,
+            max_rounds: config.max_rounds,
+        }
+    }
+
     /// Bounds of filters.
     pub fn filter_limits(&self) -> filter::Limits {
         let query = &self.inner.config.query;

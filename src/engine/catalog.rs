@@ -50,7 +50,7 @@ pub struct Database {
 }
 
 /// Tenants and databases.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Namespaces {
     /// Tenants, by name.
     pub tenants: Vec<Tenant>,

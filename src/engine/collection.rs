@@ -15,7 +15,7 @@ use super::metadata::MetadataIndex;
 use super::store::{Store, Tree, Value, prefix_end};
 use super::vectors::Columns;
 use crate::error::{Error, Kind, Result};
-use crate::model::collection::CollectionDescriptor;
+use crate::model::collection::{CollectionDescriptor, HeldCollection};
 use crate::model::record::{Record, RecordView};
 
 /// A collection that the catalog holds. Readers take the state's lock for one selection or one comparison of vectors, never
@@ -52,6 +52,22 @@ pub struct CollectionInfo {
     pub descriptor: Arc<CollectionDescriptor>,
     /// Count, digest, sequence.
     pub head: Head,
+}
+
+impl CollectionInfo {
+    /// What it holds.
+    pub fn held(&self) -> HeldCollection {
+        let (descriptor, head) = (&self.descriptor, &self.head);
+        HeldCollection {
+            name: descriptor.name.clone(),
+            id: descriptor.public_id(),
+            records: head.count,
+            dimension: descriptor.definition.dimension,
+            space: descriptor.definition.configuration.space(),
+            sequence: head.sequence,
+            digest: head.digest,
+        }
+    }
 }
 
 /// Which parts of a record a read returns; the id always comes.

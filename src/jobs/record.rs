@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::error::{Error, Kind};
+use crate::model::claim::Claim;
 use crate::model::stored::Stored;
 use crate::progress::Reading;
 
@@ -221,7 +222,7 @@ pub struct JobRecord {
     pub key: Option<RequestKey>,
     /// What no other job may work on meanwhile.
     #[serde(default)]
-    pub claims: Vec<String>,
+    pub claims: Vec<Claim>,
     /// Whether it was taken up again after a restart: that happens once.
     #[serde(default)]
     pub resumed: bool,

@@ -6,9 +6,8 @@ use std::sync::atomic::Ordering;
 
 use chrono::Utc;
 
-use super::summary::Summary;
-use super::{JobKind, JobProblem, JobRecord, JobState, Jobs, Work, interrupt};
-use crate::error::{Error, Kind};
+use super::{Ended, JobKind, JobProblem, JobRecord, JobState, Jobs, Work, interrupt};
+use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
 
 impl Jobs {
@@ -44,7 +43,8 @@ impl Jobs {
         if started.is_none_or(|record| record.state != JobState::Running) {
             return;
         }
-        let outcome = catch_unwind(AssertUnwindSafe(|| work(progress))).unwrap_or_else(|panic| {
+        let Work { about, run } = work;
+        let outcome = catch_unwind(AssertUnwindSafe(|| run(progress))).unwrap_or_else(|panic| {
             let text = panic
                 .downcast_ref::<String>()
                 .cloned()
@@ -58,9 +58,9 @@ impl Jobs {
             record.reading = reading.into();
             record.finished_at = Some(Utc::now());
             match &outcome {
-                Ok(result) => {
+                Ok(ended) => {
                     record.state = JobState::Succeeded;
-                    record.result = Some(result.clone());
+                    record.result = Some(ended.result.clone());
                 }
                 Err(error) if stopped(error) && !record.cancel_requested => {
                     if record.resumes() {
@@ -87,20 +87,29 @@ impl Jobs {
             if record.kind.touches_backups() {
                 self.inner.backups.send_modify(|version| *version += 1);
             }
-            let Summary {
-                what,
-                records,
-                duration_ms,
-            } = Summary::of(&record);
-            let kind = record.kind;
-            match &outcome {
-                Ok(_) => {
-                    tracing::info!(job.id = id, job.kind = %kind, what, records, duration_ms, "job succeeded")
-                }
-                Err(error) => {
-                    tracing::warn!(job.id = id, job.kind = %kind, what, records, duration_ms, error = ?error, "job ended without success");
-                }
-            }
+            log_end(&record, about, outcome);
+        }
+    }
+}
+
+/// What a finished job's line in the log says: what was made, how many records, how long it took.
+fn log_end(record: &JobRecord, about: String, outcome: Result<Ended>) {
+    let (id, kind) = (&record.id, record.kind);
+    let times = record.started_at.zip(record.finished_at);
+    let duration = times.map_or(0, |(started, finished)| {
+        (finished - started).num_milliseconds()
+    });
+    let duration_ms = u64::try_from(duration).unwrap_or(0);
+    match outcome {
+        Ok(Ended { about, records, .. }) => {
+            tracing::info!(job.id = id, job.kind = %kind, what = about, records, duration_ms, "job succeeded");
+        }
+        Err(error) => {
+            let records = record.reading.done;
+            tracing::warn!(
+                job.id = id, job.kind = %kind, what = about, records, duration_ms, ?error,
+                "job ended without success"
+            );
         }
     }
 }

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::{Entry, JobKind, JobRecord, JobState, Jobs, RequestKey, Work, persist};
 use crate::error::{Error, Kind, Result};
+use crate::model::claim::Claim;
 use crate::progress::Progress;
 
 /// A job to be.
@@ -19,25 +20,11 @@ pub struct Submission {
     /// The caller's name for the request.
     pub key: Option<RequestKey>,
     /// What no other job may work on meanwhile.
-    pub claims: Vec<String>,
+    pub claims: Vec<Claim>,
     /// The name of the key that asked for it, `anonymous` where none is needed; none where the service itself did.
     pub requested_by: Option<String>,
     /// What it does.
     pub work: Work,
-}
-
-impl Submission {
-    /// A job with no key and no claims.
-    pub fn new(kind: JobKind, request: Value, work: Work) -> Self {
-        Self {
-            kind,
-            request,
-            key: None,
-            claims: Vec::new(),
-            requested_by: None,
-            work,
-        }
-    }
 }
 
 impl Jobs {
@@ -124,7 +111,7 @@ fn keyed(entries: &BTreeMap<String, Entry>, key: &RequestKey) -> Result<Option<J
     Ok(Some(found.current()))
 }
 
-fn check_claims(entries: &BTreeMap<String, Entry>, claims: &[String]) -> Result<()> {
+fn check_claims(entries: &BTreeMap<String, Entry>, claims: &[Claim]) -> Result<()> {
     let active = entries.values().map(|entry| &entry.record);
     for record in active.filter(|record| !record.state.is_final()) {
         if let Some(claim) = claims.iter().find(|claim| record.claims.contains(claim)) {

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::model::configuration::Configuration;
+use crate::model::configuration::{Configuration, Space};
+use crate::model::digest::Digest;
 use crate::model::metadata::Metadata;
 use crate::model::names::CollectionName;
 use crate::model::schema::Schema;
@@ -40,6 +41,26 @@ impl CollectionDefinition {
         let json = serde_json::to_vec(self).expect("a definition has string keys only");
         blake3::hash(&json).to_hex().to_string()
     }
+}
+
+/// What a collection holds, now or in a backup.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeldCollection {
+    /// Tenant, database, name.
+    #[serde(flatten)]
+    pub name: CollectionName,
+    /// The id that clients know it by.
+    pub id: Uuid,
+    /// Live records.
+    pub records: u64,
+    /// Components of every embedding; none before the first.
+    pub dimension: Option<u32>,
+    /// How distances are measured.
+    pub space: Space,
+    /// The last write to it.
+    pub sequence: u64,
+    /// Sum of its records' hashes.
+    pub digest: Digest,
 }
 
 /// A collection as the catalog knows it.

@@ -61,16 +61,34 @@ pub fn encode<T: Stored>(value: &T) -> Vec<u8> {
     serde_json::to_vec(&versioned).expect("stored types have string keys only")
 }
 
-/// Reads what was stored.
+/// The value to store within another one, such as a job's result in its record.
+///
+/// # Panics
+/// As for [`encode`].
+pub fn to_value<T: Stored>(value: &T) -> serde_json::Value {
+    let versioned = Versioned {
+        format: T::FORMAT,
+        value,
+    };
+    serde_json::to_value(versioned).expect("stored types have string keys only")
+}
+
+/// Reads what was stored within another value.
 ///
 /// # Errors
-/// [`Unreadable`]: the error in it is a `StorageFault` for damage, `Unprocessable` for a newer version.
-pub fn decode<T: Stored>(bytes: &[u8]) -> Result<T, Unreadable> {
-    let damaged = |error: serde_json::Error| {
-        let text = format!("{} cannot be decoded", T::NAME);
-        Unreadable::Damaged(Error::storage(text).because(error))
-    };
-    let Version { format } = serde_json::from_slice(bytes).map_err(damaged)?;
+/// As for [`decode`].
+pub fn from_value<T: Stored>(value: &serde_json::Value) -> Result<T, Unreadable> {
+    check_version::<T>(&Version::deserialize(value).map_err(damaged::<T>)?)?;
+    T::deserialize(value).map_err(damaged::<T>)
+}
+
+fn damaged<T: Stored>(error: serde_json::Error) -> Unreadable {
+    let text = format!("{} cannot be decoded", T::NAME);
+    Unreadable::Damaged(Error::storage(text).because(error))
+}
+
+fn check_version<T: Stored>(version: &Version) -> Result<(), Unreadable> {
+    let format = version.format;
     if format > T::FORMAT {
         let text = format!(
             "{} has format version {format}; this program reads version {}. Go on with the program that wrote it",
@@ -79,7 +97,16 @@ pub fn decode<T: Stored>(bytes: &[u8]) -> Result<T, Unreadable> {
         );
         return Err(Unreadable::Newer(Error::new(Kind::Unprocessable, text)));
     }
-    serde_json::from_slice(bytes).map_err(damaged)
+    Ok(())
+}
+
+/// Reads what was stored.
+///
+/// # Errors
+/// [`Unreadable`]: the error in it is a `StorageFault` for damage, `Unprocessable` for a newer version.
+pub fn decode<T: Stored>(bytes: &[u8]) -> Result<T, Unreadable> {
+    check_version::<T>(&serde_json::from_slice(bytes).map_err(damaged::<T>)?)?;
+    serde_json::from_slice(bytes).map_err(damaged::<T>)
 }
 
 #[cfg(test)]
@@ -106,15 +133,24 @@ mod tests {
         let bytes = encode(&note);
         assert!(bytes.starts_with(br#"{"format":2,"#));
         assert_eq!(decode::<Note>(&bytes).unwrap(), note);
+        let value = to_value(&note);
+        assert_eq!(
+            value,
+            serde_json::from_slice::<serde_json::Value>(&bytes).unwrap()
+        );
+        assert_eq!(from_value::<Note>(&value).unwrap(), note);
         let old = br#"{"text":"x","number":18446744073709551615}"#;
         assert_eq!(decode::<Note>(old).unwrap(), note);
         let newer = br#"{"format":3,"shape":[]}"#;
-        match decode::<Note>(newer) {
-            Err(Unreadable::Newer(error)) => {
-                assert_eq!(error.kind(), Kind::Unprocessable);
-                assert!(error.message().contains("a note has format version 3"));
+        let newer_value: serde_json::Value = serde_json::from_slice(newer).unwrap();
+        for read in [decode::<Note>(newer), from_value::<Note>(&newer_value)] {
+            match read {
+                Err(Unreadable::Newer(error)) => {
+                    assert_eq!(error.kind(), Kind::Unprocessable);
+                    assert!(error.message().contains("a note has format version 3"));
+                }
+                other => panic!("{other:?}"),
             }
-            other => panic!("{other:?}"),
         }
         for damaged in [&b""[..], b"{", br#"{"text":"x"}"#, br#"{"format":"2"}"#] {
             assert!(matches!(

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::engine::{CatchUp, Engine, Usage};
 use crate::error::Result;
@@ -37,7 +37,7 @@ impl CompactionTrigger {
 }
 
 /// What a compaction did.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct CompactionOutcome {
     /// Bytes of the store's files before.
     pub before_bytes: u64,

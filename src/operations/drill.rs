@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::restore::{self, Comparison, DISK_FACTOR, Selection};
 use super::stage::Stage;
@@ -29,7 +29,7 @@ pub struct DrillSettings {
 }
 
 /// What a drill found.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DrillOutcome {
     /// The backup.
     pub backup: String,
@@ -129,7 +129,6 @@ pub fn failure(outcome: &DrillOutcome) -> Error {
     let first = outcome.problems.first().map_or("", String::as_str);
     Error::backup_corrupt(format!("the drill of {} failed: {first}", outcome.backup))
         .with("backup", outcome.backup.clone())
-        .with("result", serde_json::json!(outcome))
 }
 
 struct Drill<'a> {

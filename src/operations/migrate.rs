@@ -31,6 +31,7 @@ use super::restore::{DISK_FACTOR, RestoreSettings};
 use crate::engine::{Engine, Staging};
 use crate::environments::{BatchSize, Description, Environments, Loss};
 use crate::error::{Error, Result};
+use crate::model::claim::Claim;
 use crate::model::configuration::Space;
 use crate::model::digest::Digest;
 use crate::model::names::CollectionName;
@@ -159,8 +160,8 @@ impl MigratePlan {
     }
 
     /// What no other job may work on meanwhile.
-    pub fn claims(&self) -> [String; 2] {
-        [self.target.claim(), format!("migration {}", self.key)]
+    pub fn claims(&self) -> [Claim; 2] {
+        [self.target.claim(), Claim::migration(&self.key)]
     }
 
     fn space(&self) -> Space {

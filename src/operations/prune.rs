@@ -38,7 +38,7 @@ pub struct Rules {
 }
 
 /// A backup that is kept.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kept {
     /// The backup.
     pub id: String,
@@ -47,7 +47,7 @@ pub struct Kept {
 }
 
 /// What a pruning does or did.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PruneOutcome {
     /// What stays, newest first.
     pub kept: Vec<Kept>,

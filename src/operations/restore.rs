@@ -7,6 +7,7 @@ mod selection;
 use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::conflict::{Action, OnConflict, RecordCounts, Tally, Target, Winner, decide};
@@ -77,7 +78,7 @@ pub struct RestorePlan {
 }
 
 /// What a restore did.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RestoreOutcome {
     /// The backup.
     pub backup: String,
@@ -92,7 +93,7 @@ pub struct RestoreOutcome {
 }
 
 /// One restored collection.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RestoredCollection {
     /// Its name in the backup.
     pub name: CollectionName,
@@ -114,8 +115,13 @@ pub struct RestoredCollection {
 pub(super) const DISK_FACTOR: u64 = 2;
 
 impl RestorePlan {
+    /// The backup's id.
+    pub fn backup(&self) -> &str {
+        &self.manifest.id
+    }
+
     /// Names of the collections that it makes or replaces.
-    pub fn target_names(&self) -> impl Iterator<Item = &CollectionName> {
+    pub fn target_names(&self) -> impl ExactSizeIterator<Item = &CollectionName> {
         self.targets.iter().map(|(_, target)| &target.name)
     }
 

@@ -298,7 +298,5 @@ pub fn failure(id: &str, outcome: &VerificationOutcome) -> Error {
     } else {
         Error::backup_corrupt(format!("the backup {id} is damaged: {first}"))
     };
-    error
-        .with("backup", id)
-        .with("result", serde_json::json!(outcome))
+    error.with("backup", id)
 }

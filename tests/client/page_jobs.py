@@ -48,7 +48,7 @@ def check_progress(world) -> None:
         paths = [each["path"] for each in window.asked("GET", f"/jobs/{job['id']}", since)]
         equal(paths, [f"/jobs/{job['id']}/events"], "how the job was followed")
         # Without events it is asked for.
-        problem = {"type": "/problems/overloaded", "title": "Too much at once", "status": 429, "detail": "too many clients follow jobs"}
+        problem = {"type": "/problems/overloaded", "title": "Too many requests", "status": 429, "detail": "too many clients follow jobs"}
         window.page.route("**/events", lambda route: route.fulfill(status=429, json=problem, headers={"retry-after": "1"}))
         service.fill("large", range(LARGE_RECORDS), LARGE_DIMENSION, seed=1)
         window.js("() => { window.seen.values = []; }")
@@ -81,10 +81,10 @@ def check_gentleness(world) -> None:
         since = len(window.requests)
         window.page.wait_for_timeout(1.5 * ROUND_SECONDS * 1_000)
         equal([each["path"] for each in window.requests[since:]], [], "requests while nobody looks")
-        problem = {"title": "Not available now", "status": 503, "detail": "a proxy says so", "request_id": "request-17"}
+        problem = {"title": "Service unavailable", "status": 503, "detail": "a proxy says so", "request_id": "request-17"}
         window.page.route("**/collections?*", lambda route: route.fulfill(status=503, json=problem, headers={"retry-after": "8"}))
         window.js(SEEN, "visible")
-        notice = window.until_text("#collections-notice", "Not available now")
+        notice = window.until_text("#collections-notice", "Service unavailable")
         expect("a proxy says so" in notice and "request-17" in notice, f"the notice: {notice}")
         since = len(window.requests)
         window.page.unroute("**/collections?*")

@@ -2,6 +2,7 @@
 //! load, and the sums they compare with.
 
 mod client;
+mod jobs;
 mod records;
 mod stored;
 
@@ -23,6 +24,7 @@ use vectorkeep::engine::{Durability, Engine, EngineOptions, OpenOptions};
 use vectorkeep::error::{Error, Kind, Result};
 
 pub(crate) use client::{Answer, Collection, Http};
+pub(crate) use jobs::submission;
 pub(crate) use records::{
     columns, digest, distance, load_20k, numbered, parse_record, shared, wordnet_50,
 };

@@ -8,10 +8,10 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use vectorkeep::jobs::{JobKind, Submission};
+use vectorkeep::jobs::JobKind;
 use vectorkeep::progress::Progress;
 
-use crate::harness::{Http, Service, eventually, numbered, text};
+use crate::harness::{Http, Service, eventually, numbered, submission, text};
 
 /// Puts a job to work that only ends when it is told to, or cancelled. The id, and what ends it.
 async fn blocking_job(service: &Service, committed: bool) -> (String, mpsc::Sender<()>) {
@@ -32,8 +32,7 @@ async fn blocking_job(service: &Service, committed: bool) -> (String, mpsc::Send
     };
     let jobs = service.app().jobs().clone();
     let submit = move || {
-        let request = json!({"asked": "for"});
-        jobs.submit(Submission::new(JobKind::Migration, request, Box::new(work)))
+        jobs.submit(submission(JobKind::Migration, work))
             .unwrap()
             .id
     };
@@ -265,9 +264,7 @@ async fn a_panic_in_the_work_fails_the_job_and_nothing_else() {
     let jobs = service.app().jobs().clone();
     let work = |_: &Progress| panic!("a secret of the work");
     let id = tokio::task::spawn_blocking(move || {
-        jobs.submit(Submission::new(JobKind::Backup, json!({}), Box::new(work)))
-            .unwrap()
-            .id
+        jobs.submit(submission(JobKind::Backup, work)).unwrap().id
     })
     .await
     .unwrap();

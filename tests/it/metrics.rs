@@ -10,10 +10,12 @@ use std::sync::mpsc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
-use vectorkeep::jobs::{JobKind, Submission};
+use vectorkeep::jobs::JobKind;
 use vectorkeep::progress::Progress;
 
-use crate::harness::{DEFAULT_NAMESPACE, Http, Service, eventually, files_below, numbered, text};
+use crate::harness::{
+    DEFAULT_NAMESPACE, Http, Service, eventually, files_below, numbered, submission, text,
+};
 use crate::start::Process;
 use exposition::Scrape;
 
@@ -288,8 +290,7 @@ async fn waiting_running_and_canceled_jobs_are_told_apart() {
             Ok(json!({}))
         };
         let jobs = service.app().jobs().clone();
-        let submission = Submission::new(JobKind::Drill, json!({}), Box::new(work));
-        let submit = move || jobs.submit(submission).unwrap().id;
+        let submit = move || jobs.submit(submission(JobKind::Drill, work)).unwrap().id;
         ids.push(tokio::task::spawn_blocking(submit).await.unwrap());
         ends.push(end);
     }

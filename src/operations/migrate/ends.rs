@@ -9,6 +9,7 @@ use crate::environments::{
     EnvironmentKind, Environments, LOCAL, Remote, RemoteCollection, Source, Target,
 };
 use crate::error::Result;
+use crate::model::claim::Claim;
 use crate::model::names::CollectionName;
 use crate::operations::conflict::existing;
 use crate::progress::Progress;
@@ -71,10 +72,10 @@ impl End {
     }
 
     /// What no other job may make or replace meanwhile.
-    pub fn claim(&self) -> String {
+    pub(super) fn claim(&self) -> Claim {
         match &self.remote {
-            None => format!("collection {}", self.name),
-            Some(_) => format!("collection {} of {}", self.name, self.environment),
+            None => Claim::collection(&self.name),
+            Some(_) => Claim::remote_collection(&self.environment, &self.name),
         }
     }
 

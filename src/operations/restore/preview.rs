@@ -1,5 +1,7 @@
 //! What a restore would do, and refusing one that would do nothing.
 
+use serde::{Deserialize, Serialize};
+
 use super::selection::{Selected, read};
 use super::{Comparison, RestorePlan};
 use crate::engine::{Engine, Namespaces};
@@ -38,7 +40,7 @@ pub struct PreviewedCollection {
 }
 
 /// Ids that were asked for and are not there.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct MissingIds {
     /// How many.
     pub count: u64,

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::{Annotations, REPOSITORY_FORMAT};
-use crate::model::collection::CollectionDefinition;
+use crate::model::collection::{CollectionDefinition, HeldCollection};
 use crate::model::digest::Digest;
 use crate::model::names::CollectionName;
 
@@ -147,6 +147,19 @@ impl ManifestCollection {
             stored_bytes: self
                 .packs()
                 .fold(0, |sum, pack| u64::saturating_add(sum, pack.size_bytes)),
+        }
+    }
+
+    /// What it holds.
+    pub fn held(&self) -> HeldCollection {
+        HeldCollection {
+            name: self.name.clone(),
+            id: self.public_id.unwrap_or(self.id),
+            records: self.records,
+            dimension: self.definition.dimension,
+            space: self.definition.configuration.space(),
+            sequence: self.sequence,
+            digest: self.digest,
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, mpsc};
 
 use serde_json::{Value, json};
 use vectorkeep::error::Result;
-use vectorkeep::jobs::{JobKind, Submission};
+use vectorkeep::jobs::JobKind;
 use vectorkeep::progress::Progress;
 
 use super::proxy::Fate;
@@ -14,7 +14,7 @@ use super::{
     CHROMA, LOCAL, SECOND, World, assert_breaks_off, assert_exact, checked_result, migrated,
     planned, request,
 };
-use crate::harness::{Http, Service, eventually, numbered, strings, text};
+use crate::harness::{Http, Service, eventually, numbered, strings, submission, text};
 
 const RECORDS: usize = 300;
 
@@ -192,8 +192,7 @@ async fn occupied(service: &Service) -> mpsc::Sender<()> {
     };
     let jobs = service.app().jobs().clone();
     let submit = move || {
-        let submission = Submission::new(JobKind::Drill, json!({}), Box::new(work));
-        jobs.submit(submission).unwrap();
+        jobs.submit(submission(JobKind::Drill, work)).unwrap();
     };
     tokio::task::spawn_blocking(submit).await.unwrap();
     end

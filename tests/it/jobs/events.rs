@@ -3,11 +3,11 @@
 use std::sync::mpsc;
 
 use serde_json::{Value, json};
-use vectorkeep::jobs::{JobKind, Submission};
+use vectorkeep::jobs::JobKind;
 use vectorkeep::progress::Progress;
 
 use super::{blocking_job, in_state};
-use crate::harness::{Http, Service, eventually};
+use crate::harness::{Http, Service, eventually, submission};
 
 /// Reads events until the stream ends: each as its name and data.
 async fn events(service: &Service, id: &str) -> Vec<(String, Value)> {
@@ -86,7 +86,7 @@ async fn every_change_of_a_job_is_an_event() {
         }
         Ok(json!({}))
     };
-    let submission = Submission::new(JobKind::Backup, json!({}), Box::new(work));
+    let submission = submission(JobKind::Backup, work);
     let id = tokio::task::spawn_blocking(move || jobs.submit(submission).unwrap().id)
         .await
         .unwrap();
