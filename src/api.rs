@@ -24,7 +24,6 @@ mod migrations;
 mod newline;
 mod openapi;
 mod outcomes;
-mod paced;
 mod page;
 mod prefix;
 mod prunings;
@@ -32,6 +31,7 @@ mod restores;
 mod routes;
 mod serve;
 mod tls;
+mod transfer_rate;
 mod verifications;
 mod wording;
 

@@ -3,8 +3,8 @@
 mod gauges;
 mod health;
 mod settings;
-mod spool;
 mod started;
+mod temporary;
 mod threads;
 pub mod verbs;
 
@@ -25,14 +25,14 @@ use crate::error::{Error, Kind, Result};
 use crate::health::deep::DeepChecks;
 use crate::health::monitor::Monitor;
 use crate::jobs::{JobKind, JobLimits, JobState, Jobs};
-use crate::meters;
+use crate::metrics;
 use crate::operations::compact::CompactionTrigger;
 use crate::operations::delete;
 use crate::operations::migrate::{self, RunningMigrations};
 use crate::repository::{BackendOptions, LockSettings, ReadLimits, Repository, RepositoryOptions};
 
 use gauges::Observed;
-pub use spool::Spooled;
+pub use temporary::ReceivedFile;
 use verbs::JobRequest;
 
 /// Everything that runs. Cheap to clone.
@@ -87,7 +87,7 @@ impl App {
     /// # Errors
     /// What opening the store finds; `StorageFault` when jobs cannot be read.
     pub fn open(config: Config, runtime: Handle) -> Result<Self> {
-        meters::start();
+        metrics::start();
         config.check_places()?;
         let at = repository_options(&config);
         Repository::check_settings(&at, runtime.clone())?;
@@ -118,7 +118,7 @@ impl App {
             kept: config.jobs.kept,
             kept_for: Duration::from_millis(config.jobs.kept_ms),
         };
-        spool::clear(&config.storage.data_dir);
+        temporary::clear(&config.storage.data_dir);
         let repository_requests = Arc::new(Semaphore::new(config.repository.max_requests));
         let threads = Arc::new(Semaphore::new(config.server.max_threads));
         let uploads = Arc::new(Semaphore::new(config.repository.max_uploads));
@@ -171,7 +171,7 @@ impl App {
         app.repeat(refresh_interval_ms, Self::observe);
         // By itself: a disk that hangs must not hold it up.
         app.repeat(refresh_interval_ms, |_| {
-            meters::upkeep();
+            metrics::upkeep();
             Ok(())
         });
         Ok(app)
@@ -496,7 +496,7 @@ pub fn repository_options(config: &Config) -> RepositoryOptions {
         },
         limits: ReadLimits {
             memory_bytes: config.jobs.memory_bytes,
-            scratch: spool::directory(&config.storage.data_dir),
+            scratch: temporary::directory(&config.storage.data_dir),
         },
         locks: LockSettings {
             stale: Duration::from_millis(repository.lock_stale_ms),

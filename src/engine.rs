@@ -20,7 +20,7 @@ mod load;
 mod maintenance;
 mod markers;
 mod metadata;
-mod meters;
+mod metrics;
 mod namespaces;
 mod pace;
 mod publish;
@@ -47,12 +47,12 @@ use pace::Pace;
 use store::{Batch, Store, Tree, named};
 
 use crate::error::{Error, Kind, Result};
-use crate::meters::record_since;
+use crate::metrics::record_since;
 use crate::model::collection::{CollectionDescriptor, Lifecycle};
 use crate::model::names::{DEFAULT_DATABASE, DEFAULT_TENANT};
 
 pub use catalog::{Database, Namespaces, Tenant};
-pub use changes::{CatchUp, Cut, CutScope, Final, FinalPart, Layer, Tombstone};
+pub use changes::{CatchUp, Final, FinalPart, Layer, Snapshot, SnapshotScope, Tombstone};
 pub use checkpoints::StoredCheckpoint;
 pub use collection::{CollectionInfo, Projection};
 pub use compact::Usage;
@@ -103,7 +103,7 @@ struct Inner {
     catalog: RwLock<Catalog>,
     /// THE write lock. It holds the last sequence given out.
     writer: Mutex<Writer>,
-    /// Watermarks of running cuts: tombstones above the lowest stay.
+    /// Watermarks of running snapshots: tombstones above the lowest stay.
     pins: Mutex<Vec<(u64, u64)>>,
     /// Slows writers while something catches up with them.
     pace: Pace,
@@ -146,7 +146,7 @@ impl Engine {
     /// See `Store::open`: in use elsewhere, damaged, behind its watermark, of another format. A damaged
     /// collection does not prevent opening: it refuses reads and writes, the others do not.
     pub fn open(options: EngineOptions) -> Result<Self> {
-        meters::start();
+        metrics::start();
         let store = Store::open(&options.store)?;
         let stored = StoredCatalog::read(&store)?;
         let (catalog, garbage) = load(&store, stored)?;
@@ -415,7 +415,7 @@ impl Inner {
     fn lock_for_write(&self) -> Result<MutexGuard<'_, Writer>> {
         let started = Instant::now();
         let writer = self.lock_writer()?;
-        record_since(&meters::WRITE_LOCK_WAIT, started);
+        record_since(&metrics::WRITE_LOCK_WAIT, started);
         Ok(writer)
     }
 
@@ -444,7 +444,7 @@ impl Inner {
         let sequence = writer.next();
         let started = Instant::now();
         self.store.commit(batch, sequence)?;
-        record_since(&meters::COMMIT_DURATION, started);
+        record_since(&metrics::COMMIT_DURATION, started);
         writer.sequence = sequence;
         Ok(sequence)
     }

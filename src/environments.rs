@@ -3,9 +3,9 @@
 //! A place is a [`Source`] of one collection and a [`Target`] for one; what is done with them is decided in
 //! `operations`. Nothing here knows of this store: the local ends are there too.
 
+mod chroma_rounding;
 mod http;
 mod remote;
-mod roundings;
 mod wire;
 
 use std::collections::BTreeMap;

@@ -2,7 +2,7 @@
 //!
 //! It knows nothing of what the work is: the caller hands in a closure, and says what stands in the log of it.
 
-mod meters;
+mod metrics;
 mod record;
 mod run;
 mod submit;
@@ -116,7 +116,7 @@ impl Jobs {
     /// # Errors
     /// `StorageFault`.
     pub fn open(engine: Engine, runtime: Handle, limits: JobLimits) -> Result<Self> {
-        meters::start();
+        metrics::start();
         let mut entries = BTreeMap::new();
         let mut unreadable = BTreeMap::new();
         engine.each_job(|id, payload| {
@@ -153,7 +153,7 @@ impl Jobs {
                 interrupt(record);
             }
             if record.state.is_final() {
-                meters::ended_unrun(record);
+                metrics::ended_unrun(record);
                 run::audit(record);
             }
             // A poisoned store takes no record; the state in memory is right all the same.
@@ -218,7 +218,7 @@ impl Jobs {
             change(&mut entry.record);
             (before, entry.record.clone())
         };
-        meters::changed(before, &record);
+        metrics::changed(before, &record);
         let recorded = in_order.and_then(|_in_order| persist(&self.inner.engine, &record));
         match recorded {
             Ok(()) => {

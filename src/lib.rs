@@ -8,14 +8,14 @@
 //!
 //! Downwards only: `api` → `app` → `jobs`, `health`, `access` → `operations` → `engine` | `repository` | `environments` →
 //! `model`, `error`. The three in the middle never import each other: only `operations` joins them. Below them all, and
-//! used by any: `progress` (how far work is, and its cancel), `disk`, `background`, `meters`, `settings` (reads values). `config` is read at the top
+//! used by any: `progress` (how far work is, and its cancel), `disk`, `background`, `metrics`, `settings` (reads values). `config` is read at the top
 //! and handed down as values; `access`, `health` and `telemetry` take their section of it. `cli` is the command line;
 //! `demo`, `offline` and `probe` are what the program does besides serving. `tls` is what connections are made of.
 //!
 //! The crate `vectorkeep-kernel` below `kernel/` compares vectors; it knows nothing else.
 //!
 //! axum, tower-http and utoipa are named only in [`api`], sled only in `engine/store`, object_store only in
-//! `repository/backend`. What is measured is named, and counted in `meters`, where it happens: in `engine`, `jobs`, `app`
+//! `repository/backend`. What is measured is named, and counted in `metrics`, where it happens: in `engine`, `jobs`, `app`
 //! and `api`; nothing else names the `metrics` crates.
 //!
 //! # A request, traced
@@ -35,10 +35,10 @@
 //!
 //! `POST /backups` makes a [`operations::backup::plan`] (the names exist, the room is there), [`jobs::Jobs::submit`] records the job, and
 //! 202 is the answer. On a worker, [`operations::backup::execute`] takes the repository's lock, finds parents, and lets
-//! [`engine::Engine::begin_cut_since`] cut the store: layer by layer, while writes go on, records go through `operations/packer` into packs
+//! [`engine::Engine::begin_snapshot_since`] take a snapshot of the store: layer by layer, while writes go on, records go through `operations/packer` into packs
 //! ([`repository::pack`]), compressed on threads that give way to requests; the last round, under the write lock, is small, and
 //! is the backup's moment. The store is synced up to it. The manifest is put last, create-only: that put is the commit. A
-//! marker in the store says what the backup holds; the next one's cut starts from it.
+//! marker in the store says what the backup holds; the next one's snapshot starts from it.
 //!
 //! # A migration from another server, traced
 //!
@@ -60,7 +60,7 @@ pub mod environments;
 pub mod error;
 pub mod health;
 pub mod jobs;
-pub(crate) mod meters;
+pub(crate) mod metrics;
 pub mod model;
 pub mod offline;
 pub mod operations;

@@ -33,7 +33,7 @@
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::print_stderr,
-    reason = "tests: a panic is the verdict, and what they saw is worth reading"
+    reason = "tests: a panic is the failure, and what they saw is worth reading"
 )]
 
 #[path = "crash/backups.rs"]

@@ -1,7 +1,7 @@
-//! Distances between vectors: exact in f64, and bounds on them from vectors rounded to bytes.
+//! Distances between vectors: exact in f64, and bounds on them from vectors quantized to bytes.
 //!
 //! Comparing bytes reads a quarter of the memory that comparing f32 does, and memory is what a scan waits
-//! for. A vector x stands as `scale · codes` with the length of what rounding took away kept beside it:
+//! for. A vector x stands as `scale · codes` with the length of what quantizing took away kept beside it:
 //! with |x - x̂| ≤ r, and the same for the query, |q·x - q̂·x̂| ≤ |q| r + |q - q̂| (|x| + r), by Cauchy and
 //! Schwarz. So a scan over the bytes tells which vectors cannot be among the nearest; the others are
 //! compared exactly, and the answer is that of a full comparison.
@@ -31,9 +31,9 @@ const MAX_CODE: f32 = 127.0;
 /// What f32 and f64 rounding may add to a bound, relative to the magnitudes that enter it.
 const SLACK: f64 = 1e-6;
 
-/// What rounding did to a vector.
+/// What quantizing did to a vector.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Rounding {
+pub struct Quantization {
     /// Component i is about `scale · codes[i]`.
     scale: f32,
     /// Length of the difference.
@@ -45,22 +45,22 @@ pub struct Rounding {
 }
 
 /// Rounds a vector to bytes, which are appended.
-pub fn round(vector: &[f32], codes: &mut Vec<i8>) -> Rounding {
+pub fn quantize(vector: &[f32], codes: &mut Vec<i8>) -> Quantization {
     let greatest = vector.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
     let scale = greatest / MAX_CODE;
     let factor = if scale > 0.0 { 1.0 / scale } else { 0.0 };
     let start = codes.len();
     // A subnormal scale has no finite inverse; such a vector is compared in f64 whatever its codes are.
     codes.extend(vector.iter().map(|x| nearest_code(x * factor)));
-    let rounded = codes.get(start..).unwrap_or_default();
-    let residual = sum(vector, rounded, |x, code| {
+    let quantized = codes.get(start..).unwrap_or_default();
+    let residual = sum(vector, quantized, |x, code| {
         let difference = f64::from(x) - f64::from(scale) * f64::from(code);
         difference * difference
     })
     .sqrt();
     let norm = norm(vector);
     let safe = norm == 0.0 || SAFE_NORMS.contains(&norm);
-    Rounding {
+    Quantization {
         scale,
         residual: (residual * (1.0 + SLACK)) as f32,
         norm: if safe { norm as f32 } else { f32::NAN },
@@ -74,8 +74,8 @@ fn nearest_code(x: f32) -> i8 {
     (x + 12_582_912.0).to_bits() as i8
 }
 
-/// A query vector, prepared for comparison with rounded ones.
-pub struct RoundedQuery {
+/// A query vector, prepared for comparison with quantized ones.
+pub struct QuantizedQuery {
     codes: Vec<i16>,
     scale: f64,
     residual: f64,
@@ -84,7 +84,7 @@ pub struct RoundedQuery {
     dot: ByteDot,
 }
 
-impl RoundedQuery {
+impl QuantizedQuery {
     /// `None` for a query so short or so long that only f64 can compare it.
     pub fn new(query: &[f32]) -> Option<Self> {
         let norm = norm(query);
@@ -121,11 +121,11 @@ impl RoundedQuery {
     }
 
     /// The least and the greatest distance that a vector with these codes can have.
-    pub fn bounds(&self, space: Space, codes: &[i8], rounding: &Rounding) -> (f64, f64) {
+    pub fn bounds(&self, space: Space, codes: &[i8], quantization: &Quantization) -> (f64, f64) {
         let (scale, residual, norm) = (
-            f64::from(rounding.scale),
-            f64::from(rounding.residual),
-            f64::from(rounding.norm),
+            f64::from(quantization.scale),
+            f64::from(quantization.residual),
+            f64::from(quantization.norm),
         );
         if norm.is_nan() {
             return (f64::NEG_INFINITY, f64::INFINITY);
@@ -136,7 +136,7 @@ impl RoundedQuery {
             Space::Ip => (1.0 - dot, error + SLACK * (self.norm * norm + 1.0)),
             Space::Cosine => {
                 // 0 where one of them is the zero vector, as is the cosine then.
-                let inverse = self.inverse_norm * f64::from(rounding.inverse_norm);
+                let inverse = self.inverse_norm * f64::from(quantization.inverse_norm);
                 (1.0 - dot * inverse, error * inverse + SLACK)
             }
             Space::L2 => {
@@ -259,13 +259,13 @@ mod tests {
         fn bounds_hold_the_distance(pairs in prop::collection::vec((component(), component()), 1..400)) {
             let (query, vector): (Vec<f32>, Vec<f32>) = pairs.into_iter().unzip();
             let mut codes = Vec::new();
-            let rounding = round(&vector, &mut codes);
-            let prepared = RoundedQuery::new(&query).expect("a safe norm");
+            let quantization = quantize(&vector, &mut codes);
+            let prepared = QuantizedQuery::new(&query).expect("a safe norm");
             for space in SPACES {
                 let exact = exact_distance(space, &query, &vector);
                 let expected = naive(space, &query, &vector);
                 prop_assert!((exact - expected).abs() <= 1e-9 * expected.abs().max(1.0));
-                let (least, greatest) = prepared.bounds(space, &codes, &rounding);
+                let (least, greatest) = prepared.bounds(space, &codes, &quantization);
                 prop_assert!(least <= exact && exact <= greatest, "{:?} {} not in {}..{}", space, exact, least, greatest);
             }
         }
@@ -274,7 +274,7 @@ mod tests {
         fn products_of_bytes_do_not_overflow(len in 1..70_000_usize, sign: bool) {
             let codes = vec![-127_i8; len];
             let query = vec![if sign { 1.0_f32 } else { -1.0 }; len];
-            let prepared = RoundedQuery::new(&query).expect("a safe norm");
+            let prepared = QuantizedQuery::new(&query).expect("a safe norm");
             let expected: i64 = codes.iter().zip(&prepared.codes).map(|(x, y)| i64::from(*x) * i64::from(*y)).sum();
             prop_assert_eq!(i64::from((prepared.dot)(&codes, &prepared.codes)), expected);
             prop_assert_eq!(i64::from(byte_dot_portable(&codes, &prepared.codes)), expected);
@@ -286,11 +286,11 @@ mod tests {
         let vector: Vec<f32> = (0..384).map(|i| (i as f32 * 0.7).sin()).collect();
         let query: Vec<f32> = (0..384).map(|i| (i as f32 * 0.3).cos()).collect();
         let mut codes = Vec::new();
-        let rounding = round(&vector, &mut codes);
-        let (least, greatest) = RoundedQuery::new(&query).expect("a safe norm").bounds(
+        let quantization = quantize(&vector, &mut codes);
+        let (least, greatest) = QuantizedQuery::new(&query).expect("a safe norm").bounds(
             Space::Cosine,
             &codes,
-            &rounding,
+            &quantization,
         );
         assert!(greatest - least < 0.02, "{least}..{greatest}");
     }
@@ -299,12 +299,12 @@ mod tests {
     fn vectors_that_only_f64_can_compare_are_never_ruled_out() {
         for size in [1e-30_f32, 1e-41, 1e30] {
             let mut codes = Vec::new();
-            let rounding = round(&[size, -size], &mut codes);
-            assert!(rounding.norm.is_nan());
-            let query = RoundedQuery::new(&[1.0, 2.0]).expect("a safe norm");
-            let bounds = query.bounds(Space::L2, &codes, &rounding);
+            let quantization = quantize(&[size, -size], &mut codes);
+            assert!(quantization.norm.is_nan());
+            let query = QuantizedQuery::new(&[1.0, 2.0]).expect("a safe norm");
+            let bounds = query.bounds(Space::L2, &codes, &quantization);
             assert_eq!(bounds, (f64::NEG_INFINITY, f64::INFINITY));
-            assert!(RoundedQuery::new(&[size, size]).is_none());
+            assert!(QuantizedQuery::new(&[size, size]).is_none());
         }
     }
 
@@ -316,12 +316,12 @@ mod tests {
             1.0
         );
         let mut codes = Vec::new();
-        let rounding = round(&zero, &mut codes);
-        assert_eq!((rounding.norm, rounding.residual), (0.0, 0.0));
-        let (least, greatest) = RoundedQuery::new(&[1.0; 4]).expect("a safe norm").bounds(
+        let quantization = quantize(&zero, &mut codes);
+        assert_eq!((quantization.norm, quantization.residual), (0.0, 0.0));
+        let (least, greatest) = QuantizedQuery::new(&[1.0; 4]).expect("a safe norm").bounds(
             Space::Cosine,
             &codes,
-            &rounding,
+            &quantization,
         );
         assert!(least < 1.0 && greatest > 1.0 && greatest - least < 1e-5);
     }

@@ -24,13 +24,13 @@ const FIRST_ROOM: usize = 1 << 20;
 
 /// How fast a body has to come.
 #[derive(Clone, Copy)]
-pub(super) struct Pace {
+pub(super) struct BodyDeadline {
     started: Instant,
     grace: Duration,
     bytes_per_second: u64,
 }
 
-impl Pace {
+impl BodyDeadline {
     /// From now on.
     pub(super) fn new(server: &ServerConfig) -> Self {
         Self {
@@ -96,17 +96,17 @@ impl Bodies {
             .and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
         let (parts, body) = request.into_parts();
         let mut body = body.into_data_stream();
-        let pace = Pace::new(&self.server);
+        let deadline = BodyDeadline::new(&self.server);
         if let Some(announced) = announced
             && announced > self.max_bytes
         {
-            self.discard(&mut body, pace, announced.min(2 * self.max_bytes))
+            self.discard(&mut body, deadline, announced.min(2 * self.max_bytes))
                 .await?;
             return Err(self.too_large());
         }
         let mut held = Held(None);
         let mut whole = BytesMut::with_capacity(announced.unwrap_or(0).min(FIRST_ROOM));
-        while let Some(part) = pace.next(&mut body, whole.len() as u64).await? {
+        while let Some(part) = deadline.next(&mut body, whole.len() as u64).await? {
             if part.len() > self.max_bytes - whole.len() {
                 return Err(self.too_large());
             }
@@ -148,9 +148,14 @@ impl Bodies {
     }
 
     /// Takes a body in without keeping it: many clients read the answer only after they have sent all.
-    async fn discard(&self, body: &mut BodyDataStream, pace: Pace, most: usize) -> Result<()> {
+    async fn discard(
+        &self,
+        body: &mut BodyDataStream,
+        deadline: BodyDeadline,
+        most: usize,
+    ) -> Result<()> {
         let mut seen = 0;
-        while let Some(part) = pace.next(body, seen as u64).await? {
+        while let Some(part) = deadline.next(body, seen as u64).await? {
             seen += part.len();
             if seen > most {
                 break;

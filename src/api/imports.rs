@@ -12,14 +12,14 @@ use tokio::fs::File;
 use tokio::io::AsyncWriteExt as _;
 use utoipa::IntoParams;
 
-use super::bodies::Pace;
+use super::bodies::BodyDeadline;
 use super::error::Problem;
 use super::export::{ExportFormat, ExportedDocument};
 use super::extract::OperationQuery;
 use super::jobs::{Asked, JobResponse, KeyHeader, run_job};
 use super::openapi::BACKUPS;
 use crate::app::verbs::{self, import::ImportRequest};
-use crate::app::{App, Spooled};
+use crate::app::{App, ReceivedFile};
 use crate::error::{Error, Kind, Result};
 use crate::operations::import::DocumentFormat;
 
@@ -51,7 +51,7 @@ impl From<ExportFormat> for DocumentFormat {
 
 /// A document that has arrived whole.
 struct Received {
-    spooled: Spooled,
+    file_received: ReceivedFile,
     bytes: u64,
     hash: String,
 }
@@ -73,23 +73,26 @@ async fn receive(headers: &HeaderMap, body: Body, app: &App) -> Result<Received>
     if announced.is_some_and(|announced| announced > limit) {
         return Err(too_large());
     }
-    let spooled = app
-        .blocking(move |app| app.spool(announced.unwrap_or(0)))
+    let file_received = app
+        .blocking(move |app| app.receive_into_file(announced.unwrap_or(0)))
         .await?;
     let unwritable = |error| Error::file("the document cannot be kept", error);
-    let mut file = File::create(spooled.path()).await.map_err(unwritable)?;
+    let mut file = File::create(file_received.path())
+        .await
+        .map_err(unwritable)?;
     let mut hasher = blake3::Hasher::new();
     let (mut bytes, mut looked) = (0_u64, 0_u64);
-    let pace = Pace::new(&app.config().server);
+    let deadline = BodyDeadline::new(&app.config().server);
     let mut body = body.into_data_stream();
-    while let Some(chunk) = pace.next(&mut body, bytes).await? {
+    while let Some(chunk) = deadline.next(&mut body, bytes).await? {
         bytes += chunk.len() as u64;
         if bytes > limit {
             return Err(too_large());
         }
         if bytes - looked >= ROOM_STEP {
             looked = bytes;
-            app.blocking(|app| app.check_spool_room(ROOM_STEP)).await?;
+            app.blocking(|app| app.check_room_for_upload(ROOM_STEP))
+                .await?;
         }
         hasher.update(&chunk);
         file.write_all(&chunk).await.map_err(unwritable)?;
@@ -99,7 +102,7 @@ async fn receive(headers: &HeaderMap, body: Body, app: &App) -> Result<Received>
         return Err(Error::invalid("the document is empty"));
     }
     Ok(Received {
-        spooled,
+        file_received,
         bytes,
         hash: hasher.finalize().to_hex().to_string(),
     })
@@ -193,7 +196,7 @@ pub(super) async fn import_backup(
         "blake3": received.hash,
     }));
     let request = ImportRequest {
-        document: received.spooled,
+        document: received.file_received,
         bytes: received.bytes,
         format: query.format.map(DocumentFormat::from),
     };

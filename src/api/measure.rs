@@ -14,7 +14,7 @@ use axum::response::Response;
 use metrics::{Counter, Gauge, Histogram};
 use parking_lot::RwLock;
 
-use crate::meters::{REQUEST_DURATION, counter, gauge, histogram, record_since};
+use crate::metrics::{REQUEST_DURATION, counter, gauge, histogram, record_since};
 
 /// The route of a path that there is not.
 const UNMATCHED: &str = "unmatched";

@@ -22,10 +22,10 @@ use tower::ServiceExt as _;
 
 use super::connections::{Busy, Connection, Connections};
 use super::newline::longer_by;
-use super::paced::{Paced, Patience};
 use super::prefix::Prefix;
 use super::routes::router;
 use super::tls::Certificates;
+use super::transfer_rate::{MinimumRateStream, MinimumTransferRate};
 use crate::app::App;
 use crate::error::Result;
 
@@ -65,7 +65,7 @@ pub async fn serve(
     let server = Server {
         router: router(&app),
         prefix: Prefix::new(&settings.base_path),
-        patience: Patience {
+        minimum_rate: MinimumTransferRate {
             grace: Duration::from_millis(settings.write_timeout_ms),
             bytes_per_second: settings.min_body_bytes_per_second,
         },
@@ -134,7 +134,7 @@ struct Server {
     certificates: Option<Arc<Certificates>>,
     connections: Arc<Connections>,
     header_timeout: Duration,
-    patience: Patience,
+    minimum_rate: MinimumTransferRate,
 }
 
 impl Server {
@@ -175,7 +175,7 @@ impl Server {
         let routes = (self.router.clone(), self.prefix.clone());
         let timeout = self.header_timeout;
         // TLS sends of its own as well: the bound is below it.
-        let stream = Paced::new(stream, self.patience);
+        let stream = MinimumRateStream::new(stream, self.minimum_rate);
         let acceptor = self.certificates.as_ref().map(|found| found.acceptor());
         tokio::spawn(async move {
             let Some(acceptor) = acceptor else {

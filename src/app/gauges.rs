@@ -3,15 +3,15 @@
 
 use std::sync::LazyLock;
 
+use ::metrics::Gauge;
 use chrono::{DateTime, Utc};
-use metrics::Gauge;
 use parking_lot::Mutex;
 
 use super::App;
 use crate::disk;
 use crate::engine::Usage;
 use crate::error::Result;
-use crate::meters::{self, gauge};
+use crate::metrics::{self, gauge};
 use crate::repository::{BackupsSeen, Restorable};
 
 /// What was seen when it was last looked at.
@@ -134,7 +134,7 @@ impl App {
     pub fn metrics(&self) -> String {
         let gauges = GAUGES.lock();
         self.set(&gauges);
-        let mut text = meters::render();
+        let mut text = metrics::render();
         drop(gauges);
         if let Some(verified) = self.last_verified_backup() {
             // A gauge of the recorder could not go away again with the backup. An older name of one of those below.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use super::{App, spool};
+use super::{App, temporary};
 use crate::background::processors;
 use crate::config::Config;
 use crate::engine::CatchUp;
@@ -26,7 +26,7 @@ impl App {
             max_record_bytes: config.repository.max_import_record_bytes,
             max_bytes: config.repository.max_import_bytes,
             memory_bytes: config.jobs.memory_bytes,
-            scratch: spool::directory(&config.storage.data_dir),
+            scratch: temporary::directory(&config.storage.data_dir),
             max_label_bytes: config.repository.max_label_bytes,
             max_collections: config.repository.max_import_collections,
             num_threads: processors(),
@@ -78,7 +78,7 @@ impl App {
     pub fn restore_settings(&self) -> RestoreSettings {
         RestoreSettings {
             catch_up: self.catch_up(),
-            scratch: spool::directory(&self.inner.config.storage.data_dir),
+            scratch: temporary::directory(&self.inner.config.storage.data_dir),
         }
     }
 

@@ -1,9 +1,9 @@
-//! What changed since a sequence, and the consistent cut that is built on it.
+//! What changed since a sequence, and the consistent snapshot that is built on it.
 //!
-//! A cut copies collections while writes go on. Each collection is copied whole first (the base layer);
+//! A snapshot copies collections while writes go on. Each collection is copied whole first (the base layer);
 //! then what changed meanwhile is copied again, round by round (change layers), from a watermark. The
 //! last round happens under the write lock and is small: the moment it is taken is the moment of the
-//! cut, the same for all collections.
+//! snapshot, the same for all collections.
 //!
 //! A layer applies its tombstones first, by ordinal, then its records, by ordinal. An id that is deleted
 //! and inserted again gets a new ordinal, so it can stand twice in a base layer that was read meanwhile;
@@ -28,12 +28,12 @@ use crate::error::{Error, Kind, Result};
 use crate::model::collection::Lifecycle;
 use crate::progress::Progress;
 
-/// Which collections a cut is of.
+/// Which collections a snapshot is of.
 #[derive(Clone, Debug)]
-pub enum CutScope {
-    /// Every live collection at the moment of the cut.
+pub enum SnapshotScope {
+    /// Every live collection at the moment of the snapshot.
     All,
-    /// These, all of which have to exist at the moment of the cut.
+    /// These, all of which have to exist at the moment of the snapshot.
     Collections(Vec<Uuid>),
 }
 
@@ -70,7 +70,7 @@ pub struct Layer {
     changed: Option<Vec<u64>>,
 }
 
-/// One collection at the moment of the cut, with its last round.
+/// One collection at the moment of the snapshot, with its last round.
 pub struct FinalPart {
     /// Definition and head at that moment.
     pub info: CollectionInfo,
@@ -80,7 +80,7 @@ pub struct FinalPart {
     pub records: Vec<(u64, u64, Vec<u8>)>,
 }
 
-/// The cut's end.
+/// The snapshot's end.
 pub struct Final {
     /// The moment, as a sequence.
     pub sequence: u64,
@@ -88,21 +88,21 @@ pub struct Final {
     pub at: DateTime<Utc>,
     /// Every tenant and database at that moment.
     pub namespaces: Namespaces,
-    /// Every collection of the cut, by id. One that was dropped meanwhile is not here.
+    /// Every collection of the snapshot, by id. One that was dropped meanwhile is not here.
     pub parts: BTreeMap<Uuid, FinalPart>,
 }
 
-/// A cut in progress. While it lives, tombstones that it may need are kept.
-pub struct Cut {
+/// A snapshot in progress. While it lives, tombstones that it may need are kept.
+pub struct Snapshot {
     engine: Engine,
-    scope: CutScope,
+    scope: SnapshotScope,
     token: u64,
     pursuit: Pursuit,
     /// Per collection, the sequence that its layers so far are complete up to.
     watermarks: BTreeMap<Uuid, u64>,
 }
 
-impl Drop for Cut {
+impl Drop for Snapshot {
     fn drop(&mut self) {
         let token = self.token;
         self.engine
@@ -116,12 +116,12 @@ impl Drop for Cut {
 static NEXT_TOKEN: AtomicU64 = AtomicU64::new(1);
 
 impl Engine {
-    /// Begins a cut: from now on the tombstones it may need are kept.
+    /// Begins a snapshot: from now on the tombstones it may need are kept.
     ///
     /// # Errors
     /// `Unavailable` when a call into the store hangs.
-    pub fn begin_cut(&self, scope: CutScope) -> Result<Cut> {
-        self.begin_cut_since(scope, BTreeMap::new())
+    pub fn begin_snapshot(&self, scope: SnapshotScope) -> Result<Snapshot> {
+        self.begin_snapshot_since(scope, BTreeMap::new())
     }
 
     /// How many live records of a collection were written after a sequence.
@@ -134,12 +134,16 @@ impl Engine {
         Ok(state.columns.count_changed_after(sequence) as u64)
     }
 
-    /// Begins a cut that has some collections as of a sequence already: of these only what changed since
+    /// Begins a snapshot that has some collections as of a sequence already: of these only what changed since
     /// is copied. Those whose deletions since then are not all kept are copied whole.
     ///
     /// # Errors
     /// `Unavailable` when a call into the store hangs.
-    pub fn begin_cut_since(&self, scope: CutScope, since: BTreeMap<Uuid, u64>) -> Result<Cut> {
+    pub fn begin_snapshot_since(
+        &self,
+        scope: SnapshotScope,
+        since: BTreeMap<Uuid, u64>,
+    ) -> Result<Snapshot> {
         let token = NEXT_TOKEN.fetch_add(1, Ordering::Relaxed);
         // Under the write lock everything up to the sequence is published.
         let writer = self.inner.lock_writer()?;
@@ -157,10 +161,10 @@ impl Engine {
         let pin = pin.unwrap_or(writer.sequence);
         self.inner.pins.lock().push((token, pin));
         let collections = match &scope {
-            CutScope::All => None,
-            CutScope::Collections(ids) => Some(ids.iter().copied().collect()),
+            SnapshotScope::All => None,
+            SnapshotScope::Collections(ids) => Some(ids.iter().copied().collect()),
         };
-        Ok(Cut {
+        Ok(Snapshot {
             engine: self.clone(),
             scope,
             token,
@@ -170,7 +174,7 @@ impl Engine {
     }
 }
 
-impl Cut {
+impl Snapshot {
     /// Whether only changes to this collection are copied.
     pub fn is_incremental(&self, id: Uuid) -> bool {
         self.watermarks.contains_key(&id)
@@ -179,8 +183,8 @@ impl Cut {
     /// The collections of the scope as of now.
     pub fn collections(&self) -> Vec<Uuid> {
         match &self.scope {
-            CutScope::All => live(&self.engine.inner),
-            CutScope::Collections(ids) => ids.clone(),
+            SnapshotScope::All => live(&self.engine.inner),
+            SnapshotScope::Collections(ids) => ids.clone(),
         }
     }
 
@@ -262,7 +266,7 @@ impl Cut {
         let sequence = exclusive.writer.sequence;
         let last = last
             .take()
-            .ok_or_else(|| Error::internal("a cut ended twice"))?;
+            .ok_or_else(|| Error::internal("a snapshot ended twice"))?;
         let done = Final {
             sequence,
             at: Utc::now(),
@@ -272,7 +276,7 @@ impl Cut {
         last(done, &mut exclusive).map(Ok)
     }
 
-    /// Runs layers over all collections until the cut can be finished. `copy` gets each layer.
+    /// Runs layers over all collections until the snapshot can be finished. `copy` gets each layer.
     ///
     /// # Errors
     /// Those of `copy`, of reading, and `Canceled`.
@@ -285,8 +289,8 @@ impl Cut {
         self.run_to(catch_up, progress, copy, |last, _| Ok(last))
     }
 
-    /// As [`Cut::run`]; then, while nobody else can write, `last` does what has to be done at the moment of the
-    /// cut.
+    /// As [`Snapshot::run`]; then, while nobody else can write, `last` does what has to be done at the moment of the
+    /// snapshot.
     ///
     /// # Errors
     /// Those of `copy`, of `last`, of reading, and `Canceled`.
@@ -311,10 +315,10 @@ impl Cut {
                         copied += layer.changes();
                         copy(id, layer)?;
                     }
-                    // A cut of everything is of what exists at its moment.
+                    // A snapshot of everything is of what exists at its moment.
                     Err(error)
                         if error.kind() == Kind::NotFound
-                            && matches!(self.scope, CutScope::All) => {}
+                            && matches!(self.scope, SnapshotScope::All) => {}
                     Err(error) => return Err(error),
                 }
             }
@@ -334,11 +338,11 @@ impl Cut {
                 }
             }
         }
-        Err(Error::internal("a cut did not end"))
+        Err(Error::internal("a snapshot did not end"))
     }
 }
 
-/// What a cut has to copy before it can end.
+/// What a snapshot has to copy before it can end.
 struct Behind {
     collections: Vec<Uuid>,
     /// Records and deletions.

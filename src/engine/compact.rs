@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::{CatchUp, Engine, meters};
+use super::{CatchUp, Engine, metrics};
 use crate::disk;
 use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
@@ -92,7 +92,7 @@ impl Engine {
             ));
         }
         compaction.publish()?;
-        meters::COMPACTIONS.increment(1);
+        metrics::COMPACTIONS.increment(1);
         drop(writer);
         inner.store.remove_retired();
         Ok(())

@@ -108,7 +108,7 @@ impl Look {
 }
 
 /// One page of records, as read while writes go on.
-struct Page {
+struct InspectedRange {
     hashes: BTreeMap<u64, RecordHash>,
     bytes: BTreeMap<u64, u64>,
     suspects: BTreeSet<u64>,
@@ -227,9 +227,9 @@ impl Inspector<'_> {
     }
 
     /// Reads the records of a window. Suspect is what looks wrong, and what memory has and the store has not.
-    fn read_page(&self, start: u64, end: u64) -> Result<Page> {
+    fn read_page(&self, start: u64, end: u64) -> Result<InspectedRange> {
         let id = self.collection.id;
-        let mut page = Page {
+        let mut page = InspectedRange {
             hashes: BTreeMap::new(),
             bytes: BTreeMap::new(),
             suspects: BTreeSet::new(),
@@ -273,7 +273,7 @@ impl Inspector<'_> {
     }
 
     /// Looks at the suspects while nobody writes.
-    fn look_again(&self, page: &mut Page) -> Result<Vec<(u64, Look)>> {
+    fn look_again(&self, page: &mut InspectedRange) -> Result<Vec<(u64, Look)>> {
         let mut looks = Vec::new();
         for ordinal in std::mem::take(&mut page.suspects) {
             let writer = self.inner.lock_writer()?;
@@ -291,7 +291,7 @@ impl Inspector<'_> {
     }
 
     /// Counts what was found up to where the page was closed; the rest comes again.
-    fn count_page(&mut self, page: &Page, looks: Vec<(u64, Look)>, closed: u64) {
+    fn count_page(&mut self, page: &InspectedRange, looks: Vec<(u64, Look)>, closed: u64) {
         let bytes: Vec<u64> = page
             .bytes
             .range(..closed)

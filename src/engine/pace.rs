@@ -1,6 +1,6 @@
 //! Writers that are slowed while something catches up with them.
 //!
-//! A cut copies what changed while it copied, round by round. As long as writers change more in a round than is copied in the
+//! A snapshot copies what changed while it copied, round by round. As long as writers change more in a round than is copied in the
 //! same time, it never ends. So they get a rate below that of copying: each round is then shorter than the one before.
 
 use std::collections::BTreeSet;

@@ -1,4 +1,4 @@
-//! Making staged collections visible: name → id pointers flip in one transaction, for several at once.
+//! Making staged collections visible: the pointers name → id are swapped in one transaction, for several at once.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -66,7 +66,7 @@ impl Engine {
         self.inner.catalog.read().missing(of)
     }
 
-    /// Gives what was replaced up, once the write lock is free, and waits until the flip is durable.
+    /// Gives what was replaced up, once the write lock is free, and waits until the swap is durable.
     ///
     /// # Errors
     /// `StorageFault` or `Unavailable` when the sync fails.
@@ -125,7 +125,7 @@ impl Exclusive<'_> {
             descriptors.push((collection, descriptor));
         }
         let sequence = inner.commit_locked(&mut self.writer, batch)?;
-        // One hold of the catalog's lock: readers see all names flipped or none.
+        // One hold of the catalog's lock: readers see all names swapped or none.
         let mut catalog = inner.catalog.write();
         for tenant in tenants {
             catalog.tenants.insert(tenant.name.clone(), tenant);

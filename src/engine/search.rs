@@ -14,10 +14,10 @@ use self::exact::{Ranked, nearest};
 use super::collection::{Collection, Projection};
 use super::format::StoredRecord;
 use super::metadata::Selection;
-use super::{Engine, Inner, meters};
+use super::{Engine, Inner, metrics};
 use crate::background::processors;
 use crate::error::{Error, Kind, Result};
-use crate::meters::record_since;
+use crate::metrics::record_since;
 use crate::model::filter::Filter;
 use crate::model::record::{Record, RecordView};
 
@@ -92,7 +92,7 @@ impl Engine {
         let inner = &self.inner;
         let collection = inner.addressed(collection)?;
         collection.check_readable()?;
-        let mut page = Page {
+        let mut page = ResultPage {
             filter: request.filter.as_ref(),
             take: request.limit.unwrap_or(usize::MAX),
             visit,
@@ -188,7 +188,7 @@ impl Engine {
                     let ranked = {
                         let state = collection.state.read();
                         let compared = candidates.as_ref().map_or(state.columns.live(), Vec::len);
-                        meters::VECTORS_COMPARED.increment(compared as u64);
+                        metrics::VECTORS_COMPARED.increment(compared as u64);
                         nearest(
                             &state.columns,
                             space,
@@ -211,7 +211,7 @@ impl Engine {
                 }
             })
             .collect::<Result<_>>()?;
-        record_since(&meters::SEARCH_DURATION, started);
+        record_since(&metrics::SEARCH_DURATION, started);
         Ok(found)
     }
 
@@ -262,13 +262,13 @@ fn check_known(inner: &Inner, collection: &Collection, ids: &[String]) -> Result
 const SPARE: usize = 4;
 
 /// One page of a read.
-struct Page<'a, F> {
+struct ResultPage<'a, F> {
     filter: Option<&'a Filter>,
     take: usize,
     visit: F,
 }
 
-impl<F: FnMut(&RecordView<'_>) -> Result<()>> Page<'_, F> {
+impl<F: FnMut(&RecordView<'_>) -> Result<()>> ResultPage<'_, F> {
     fn visit(&mut self, stored: &StoredRecord<'_>) -> Result<bool> {
         if !still_matches(self.filter, &stored.view)? {
             return Ok(true);

@@ -32,9 +32,9 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::format::{self, INLINE, SPLIT, SplitHead};
-use super::meters;
+use super::metrics;
 use crate::error::{Error, Result};
-use crate::meters::record_since;
+use crate::metrics::record_since;
 
 pub(super) use batch::Batch;
 pub(super) use calls::Call;
@@ -314,7 +314,7 @@ impl Store {
             state = self.sync.lock();
             state.running = false;
             if outcome.is_ok() {
-                meters::SYNC_COMMITS.record(target.saturating_sub(state.synced) as f64);
+                metrics::SYNC_COMMITS.record(target.saturating_sub(state.synced) as f64);
                 state.synced = state.synced.max(target);
             }
             self.synced.notify_all();
@@ -327,7 +327,7 @@ impl Store {
         let files = self.files.load_full();
         let started = Instant::now();
         self.guarded(Call::Sync, || files.sync())?;
-        record_since(&meters::SYNC_DURATION, started);
+        record_since(&metrics::SYNC_DURATION, started);
         Ok(())
     }
 

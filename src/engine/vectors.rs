@@ -1,4 +1,4 @@
-//! A collection's columns in memory: ordinal, sequence, vector and rounded vector of every record, by slot.
+//! A collection's columns in memory: ordinal, sequence, vector and quantized vector of every record, by slot.
 //!
 //! Slots are in ordinal order, because ordinals only grow: a new record takes the next slot, a deleted
 //! one leaves a dead slot behind (its sequence is 0), and when the dead outnumber the living the columns
@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use vectorkeep_kernel::Rounding;
+use vectorkeep_kernel::Quantization;
 
 /// Vectors per block: growing appends a block and never moves the vectors before it.
 const BLOCK: usize = 1024;
@@ -27,7 +27,7 @@ pub(super) struct Columns {
     dimension: usize,
     ordinals: Vec<u64>,
     sequences: Vec<u64>,
-    roundings: Vec<Rounding>,
+    quantizations: Vec<Quantization>,
     blocks: Vec<Block>,
     dead: usize,
 }
@@ -129,14 +129,14 @@ impl Columns {
         components.get(self.place(slot))
     }
 
-    /// The rounded vector in a slot, unless the slot is dead.
-    pub(super) fn rounded(&self, slot: usize) -> Option<(&[i8], &Rounding)> {
+    /// The quantized vector in a slot, unless the slot is dead.
+    pub(super) fn quantized(&self, slot: usize) -> Option<(&[i8], &Quantization)> {
         (self.sequence(slot)? != DEAD).then(|| self.codes(slot))?
     }
 
-    fn codes(&self, slot: usize) -> Option<(&[i8], &Rounding)> {
+    fn codes(&self, slot: usize) -> Option<(&[i8], &Quantization)> {
         let codes = self.blocks.get(slot / BLOCK)?.codes.get(self.place(slot))?;
-        Some((codes, self.roundings.get(slot)?))
+        Some((codes, self.quantizations.get(slot)?))
     }
 
     /// Where a slot's vector stands in its block.
@@ -161,13 +161,13 @@ impl Columns {
 
     fn push(&mut self, ordinal: u64, sequence: u64, vector: &[f32]) {
         self.append(ordinal, sequence, vector, |codes| {
-            vectorkeep_kernel::round(vector, codes)
+            vectorkeep_kernel::quantize(vector, codes)
         });
     }
 
-    /// Takes a slot of other columns over, rounded as it is there.
+    /// Takes a slot of other columns over, quantized as it is there.
     fn push_from(&mut self, other: &Self, slot: usize) {
-        if let (Some(ordinal), Some(sequence), Some(vector), Some((codes, rounding))) = (
+        if let (Some(ordinal), Some(sequence), Some(vector), Some((codes, quantization))) = (
             other.ordinal(slot),
             other.sequence(slot),
             other.vector(slot),
@@ -175,7 +175,7 @@ impl Columns {
         ) {
             self.append(ordinal, sequence, vector, |kept| {
                 kept.extend_from_slice(codes);
-                *rounding
+                *quantization
             });
         }
     }
@@ -186,7 +186,7 @@ impl Columns {
         ordinal: u64,
         sequence: u64,
         vector: &[f32],
-        round: impl FnOnce(&mut Vec<i8>) -> Rounding,
+        round: impl FnOnce(&mut Vec<i8>) -> Quantization,
     ) {
         if self.ordinals.is_empty() {
             self.dimension = vector.len();
@@ -205,7 +205,7 @@ impl Columns {
         }
         if let Some(block) = self.blocks.last_mut() {
             block.components.extend_from_slice(vector);
-            self.roundings.push(round(&mut block.codes));
+            self.quantizations.push(round(&mut block.codes));
         }
         self.ordinals.push(ordinal);
         self.sequences.push(sequence);
@@ -213,17 +213,17 @@ impl Columns {
 
     fn replace(&mut self, slot: usize, sequence: u64, vector: &[f32]) {
         let place = self.place(slot);
-        let mut rounded = Vec::with_capacity(vector.len());
-        let rounding = vectorkeep_kernel::round(vector, &mut rounded);
+        let mut quantized = Vec::with_capacity(vector.len());
+        let quantization = vectorkeep_kernel::quantize(vector, &mut quantized);
         if let Some(block) = self.blocks.get_mut(slot / BLOCK)
             && let Some(components) = block.components.get_mut(place.clone())
             && let Some(codes) = block.codes.get_mut(place)
         {
             components.copy_from_slice(vector);
-            codes.copy_from_slice(&rounded);
+            codes.copy_from_slice(&quantized);
         }
-        if let Some(kept) = self.roundings.get_mut(slot) {
-            *kept = rounding;
+        if let Some(kept) = self.quantizations.get_mut(slot) {
+            *kept = quantization;
         }
         if let Some(written) = self.sequences.get_mut(slot) {
             if *written == DEAD {

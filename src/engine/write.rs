@@ -220,7 +220,7 @@ impl Inner {
     }
 
     /// Puts the removal of the oldest tombstones into the batch when there are more than the bound and
-    /// no running cut needs them. Returns how many go.
+    /// no running snapshot needs them. Returns how many go.
     fn release_tombstones(
         &self,
         collection: &Collection,

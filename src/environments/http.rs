@@ -61,7 +61,7 @@ impl Answer {
 }
 
 /// A request.
-struct Asked<'a> {
+struct RemoteRequest<'a> {
     method: &'a Method,
     url: &'a Url,
     body: Option<Bytes>,
@@ -170,7 +170,7 @@ impl Http {
         body: Option<Bytes>,
         progress: &Progress,
     ) -> Result<Answer> {
-        let request = Asked {
+        let request = RemoteRequest {
             method,
             url,
             body,
@@ -179,7 +179,7 @@ impl Http {
         self.ask(&request, progress)
     }
 
-    fn ask(&self, request: &Asked<'_>, progress: &Progress) -> Result<Answer> {
+    fn ask(&self, request: &RemoteRequest<'_>, progress: &Progress) -> Result<Answer> {
         let began = Instant::now();
         let mut pause = FIRST_PAUSE;
         for attempt in 0.. {
@@ -215,7 +215,7 @@ impl Http {
         key: &str,
         progress: &Progress,
     ) -> Result<T> {
-        let request = Asked {
+        let request = RemoteRequest {
             method: &Method::POST,
             url,
             body: Some(body),
@@ -235,7 +235,7 @@ impl Http {
         body: Option<Bytes>,
         progress: &Progress,
     ) -> Result<T> {
-        let request = Asked {
+        let request = RemoteRequest {
             method,
             url,
             body,
@@ -244,7 +244,11 @@ impl Http {
         self.decoded(&request, progress)
     }
 
-    fn decoded<T: DeserializeOwned>(&self, request: &Asked<'_>, progress: &Progress) -> Result<T> {
+    fn decoded<T: DeserializeOwned>(
+        &self,
+        request: &RemoteRequest<'_>,
+        progress: &Progress,
+    ) -> Result<T> {
         let mut last = String::new();
         for _ in 0..2 {
             let answer = self.ask(request, progress)?;
@@ -290,7 +294,7 @@ impl Http {
         Error::new(kind, format!("the environment {}: {why}", self.shown))
     }
 
-    async fn once(&self, asked: &Asked<'_>) -> std::result::Result<Answer, Failed> {
+    async fn once(&self, asked: &RemoteRequest<'_>) -> std::result::Result<Answer, Failed> {
         let _place = self.places.acquire().await;
         let lost = |error: reqwest::Error| Failed {
             // Its address is said already.
@@ -340,7 +344,7 @@ impl Http {
 
     /// Asks once, for a short time, whether the server is there. For use on the runtime.
     pub(super) async fn probe(&self, url: Url) -> Option<Bytes> {
-        let request = Asked {
+        let request = RemoteRequest {
             method: &Method::GET,
             url: &url,
             body: None,

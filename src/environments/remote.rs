@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
 use super::http::{Answer, Http};
-use super::wire::{self, ALL_COLUMNS, Page, WireCollection};
+use super::wire::{self, ALL_COLUMNS, WireCollection, WireRecords};
 use super::{
     Batch, BatchSize, Contents, Description, EnvironmentKind, Position, RemoteLimits,
     RemoteSettings, Source, StreamEnd,
@@ -232,7 +232,7 @@ impl RemoteCollection {
 
     fn get(&self, id: &str, request: &Value, progress: &Progress) -> Result<Vec<Record>> {
         let (url, body) = self.remote.post(&self.name, &[id, "get"], request);
-        let page: Page = self
+        let page: WireRecords = self
             .http()
             .read(&Method::POST, &url, Some(body), progress)?;
         page.records()

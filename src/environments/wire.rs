@@ -90,7 +90,7 @@ pub(super) fn differences(
 
 /// Records by column.
 #[derive(Deserialize)]
-pub(super) struct Page {
+pub(super) struct WireRecords {
     ids: Vec<String>,
     embeddings: Option<Vec<Option<Vec<f32>>>>,
     documents: Option<Vec<Option<String>>>,
@@ -98,7 +98,7 @@ pub(super) struct Page {
     uris: Option<Vec<Option<String>>>,
 }
 
-impl Page {
+impl WireRecords {
     /// The records, complete.
     ///
     /// # Errors

@@ -4,7 +4,7 @@
 //! both, adds the keys that writes bring, and answers whether a filter may use a key. It holds no
 //! records and builds no index: every flag is a promise about filters, nothing more.
 
-mod overlay;
+mod patch;
 mod request;
 #[cfg(test)]
 #[allow(
@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use self::overlay::Overlay;
+use self::patch::Patch;
 pub use self::request::SchemaRequest;
 use self::value_types::{
     BoolIndexes, FloatIndexes, FloatListIndexes, HnswParameters, Index, IntIndexes, NoParameters,

@@ -3,8 +3,8 @@
 //! An incremental backup copies what changed since an earlier one, and its manifest lists that one's packs
 //! before its own: it restores by itself, and no backup needs another's manifest.
 //!
-//! The packs are stored as the cut's layers are read; the manifest that commits them comes last, after
-//! the store is synced up to the cut's moment: a backup never holds a state that a power cut can take
+//! The packs are stored as the snapshot's layers are read; the manifest that commits them comes last, after
+//! the store is synced up to the snapshot's moment: a backup never holds a state that a power cut can take
 //! back from the store it was made of.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +16,7 @@ use super::namespaces;
 use super::packer::{LayerWriter, PackSettings, Packer};
 use crate::disk::check_room;
 use crate::engine::{
-    BackupMarker, CatchUp, CollectionInfo, CutScope, Engine, FinalPart, Layer, Tombstone,
+    BackupMarker, CatchUp, CollectionInfo, Engine, FinalPart, Layer, SnapshotScope, Tombstone,
 };
 use crate::error::{Error, Result};
 use crate::model::names::CollectionName;
@@ -76,7 +76,7 @@ pub struct BackupSettings {
 /// A checked request.
 #[derive(Clone, Debug)]
 pub struct BackupPlan {
-    scope: CutScope,
+    scope: SnapshotScope,
     request: BackupRequest,
     requested_at: DateTime<Utc>,
 }
@@ -108,7 +108,7 @@ pub fn plan(
     check_labels(&request.labels, settings.max_label_bytes)?;
     repository.probe()?;
     let (scope, infos) = match &request.collections {
-        None => (CutScope::All, engine.all_collections()),
+        None => (SnapshotScope::All, engine.all_collections()),
         Some(names) => {
             let infos: Vec<CollectionInfo> = names
                 .iter()
@@ -117,7 +117,7 @@ pub fn plan(
             let mut ids = ids_of(&infos);
             ids.sort_unstable();
             ids.dedup();
-            (CutScope::Collections(ids), infos)
+            (SnapshotScope::Collections(ids), infos)
         }
     };
     let parents = || parents(engine, repository, ids_of(&infos), settings.max_layers);
@@ -204,16 +204,16 @@ pub fn execute(
         BackupKind::Full => Parents::default(),
         BackupKind::Auto | BackupKind::Incremental => {
             let ids = match &plan.scope {
-                CutScope::All => ids_of(&engine.all_collections()),
-                CutScope::Collections(ids) => ids.clone(),
+                SnapshotScope::All => ids_of(&engine.all_collections()),
+                SnapshotScope::Collections(ids) => ids.clone(),
             };
             parents(engine, repository, ids, settings.max_layers)?
         }
     };
     let line = repository.line_of(engine.store_id(), engine.sequence())?;
     let since = parents.iter().map(|(id, parent)| (*id, parent.sequence));
-    let cut = engine.begin_cut_since(plan.scope.clone(), since.collect())?;
-    parents.retain(|id, _| cut.is_incremental(*id));
+    let snapshot = engine.begin_snapshot_since(plan.scope.clone(), since.collect())?;
+    parents.retain(|id, _| snapshot.is_incremental(*id));
     if plan.request.kind == BackupKind::Incremental && parents.is_empty() {
         return Err(no_parent());
     }
@@ -221,13 +221,13 @@ pub fn execute(
         layers.insert(*id, parent.layers.clone());
     }
     let mut total = 0;
-    for id in cut.collections() {
+    for id in snapshot.collections() {
         let since = parents.get(&id).map_or(0, |parent| parent.sequence);
         // One that was dropped since has nothing to be copied.
         total += engine.changed_after(id, since).unwrap_or(0);
     }
     progress.phase("copy", total);
-    let last = cut.run(settings.catch_up, progress, |id, layer| {
+    let last = snapshot.run(settings.catch_up, progress, |id, layer| {
         let written = write_layer(&mut packer, &layer)?;
         add(layers.entry(id).or_default(), written);
         Ok(())
@@ -246,8 +246,8 @@ pub fn execute(
     let used = collections.iter().filter_map(|c| parents.remove(&c.id));
     let parent = used.max_by_key(|parent| parent.sequence);
     let (scope, tenants) = match plan.scope {
-        CutScope::All => (BackupScope::All, namespaces::described(last.namespaces)),
-        CutScope::Collections(_) => (BackupScope::Selection, Vec::new()),
+        SnapshotScope::All => (BackupScope::All, namespaces::described(last.namespaces)),
+        SnapshotScope::Collections(_) => (BackupScope::Selection, Vec::new()),
     };
     let summary = Summary {
         format: REPOSITORY_FORMAT,

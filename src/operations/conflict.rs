@@ -52,7 +52,7 @@ pub enum Action {
 
 /// A target, decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
+pub struct DecidedTarget {
     /// The name it will have.
     pub name: CollectionName,
     /// How it comes to it.
@@ -78,7 +78,7 @@ pub struct RecordCounts {
 
 /// Records that are brought in, sorted by what the other side has under their ids.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Tally {
+pub(super) struct Overlap {
     /// Nothing.
     pub(super) inserted: u64,
     /// The same content.
@@ -87,7 +87,7 @@ pub(super) struct Tally {
     pub(super) different: u64,
 }
 
-impl Tally {
+impl Overlap {
     /// What that means for a target that has `there` records.
     pub(super) fn counts(self, action: Action, winner: Winner, there: u64) -> RecordCounts {
         let stays = action == Action::Merged && winner == Winner::Existing;
@@ -153,7 +153,7 @@ pub fn decide(
     policy: OnConflict,
     suffix: &str,
     taken: &[CollectionName],
-) -> Result<Target> {
+) -> Result<DecidedTarget> {
     if taken.contains(&wanted) {
         return Err(Error::unprocessable(format!(
             "two collections would become {wanted}"
@@ -163,7 +163,7 @@ pub fn decide(
     let is_free =
         |name: &CollectionName| Ok(existing(engine, name)?.is_none() && !taken.contains(name));
     let (name, action) = resolve(wanted, current.is_some(), policy, suffix, is_free)?;
-    Ok(Target {
+    Ok(DecidedTarget {
         name,
         action,
         replaces: current.filter(|_| matches!(action, Action::Replaced | Action::Merged)),

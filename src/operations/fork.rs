@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::conflict::{Action, Target, Winner};
+use super::conflict::{Action, DecidedTarget, Winner};
 use super::migrate;
 use super::restore::RestoreSettings;
 use crate::engine::{CollectionInfo, Engine, already_exists};
@@ -33,7 +33,7 @@ pub fn fork(
         return Err(already_exists(&name));
     }
     migrate::check_copy_room(engine, &found)?;
-    let target = Target {
+    let target = DecidedTarget {
         name,
         action: Action::Created,
         replaces: None,

@@ -10,11 +10,11 @@ use std::path::Path;
 
 use uuid::Uuid;
 
-use super::conflict::{Action, RecordCounts, Tally, Winner};
+use super::conflict::{Action, Overlap, RecordCounts, Winner};
 use super::stage::Stage;
 use crate::engine::{
-    CatchUp, CollectionInfo, CutScope, Engine, Exclusive, FinalPart, FoundRecord, Layer,
-    Namespaces, Publication, Published, StagedRecord, Staging, Tombstone,
+    CatchUp, CollectionInfo, Engine, Exclusive, FinalPart, FoundRecord, Layer, Namespaces,
+    Publication, Published, SnapshotScope, StagedRecord, Staging, Tombstone,
 };
 use crate::error::{Error, Result};
 use crate::model::digest::{Digest, RecordHash};
@@ -322,12 +322,12 @@ impl<'a> Merge<'a> {
     }
 
     fn counts(&self) -> RecordCounts {
-        let tally = Tally {
+        let overlap = Overlap {
             inserted: self.incoming.head.count.saturating_sub(self.ledger.count()),
             same: self.ledger.same,
             different: self.ledger.different,
         };
-        tally.counts(Action::Merged, self.winner, 0)
+        overlap.counts(Action::Merged, self.winner, 0)
     }
 
     /// Both sides less what lost.
@@ -353,7 +353,7 @@ impl<'a> Merge<'a> {
     }
 }
 
-/// Runs merges to their end: the layers of all live sides, then, at one moment, their last rounds and the flip,
+/// Runs merges to their end: the layers of all live sides, then, at one moment, their last rounds and the swap,
 /// together with what else is to be made visible.
 ///
 /// # Errors
@@ -373,29 +373,32 @@ pub(super) fn run(
         .map(|id| engine.collection(*id).map_or(0, |info| info.head.count));
     progress.phase("merge", records.sum());
     let merges = std::cell::RefCell::new(&mut merges);
-    engine.begin_cut(CutScope::Collections(live))?.run_to(
-        catch_up,
-        progress,
-        |id, layer| {
-            let mut merges = merges.borrow_mut();
-            match merges.iter_mut().find(|merge| merge.live == id) {
-                Some(merge) => merge.layer(&layer, progress),
-                None => Err(Error::internal("a merge lost its collection")),
-            }
-        },
-        |mut last, exclusive| {
-            let mut publications = others.to_vec();
-            let mut merged = Vec::new();
-            for merge in merges.borrow_mut().iter_mut() {
-                let part = last.parts.remove(&merge.live);
-                let part = part.ok_or_else(|| Error::internal("the cut lost its collection"))?;
-                let (publication, outcome) = merge.last(part, exclusive)?;
-                publications.push(publication);
-                merged.push(outcome);
-            }
-            progress.commit()?;
-            let published = exclusive.publish(&publications, namespaces)?;
-            Ok((merged, published))
-        },
-    )
+    engine
+        .begin_snapshot(SnapshotScope::Collections(live))?
+        .run_to(
+            catch_up,
+            progress,
+            |id, layer| {
+                let mut merges = merges.borrow_mut();
+                match merges.iter_mut().find(|merge| merge.live == id) {
+                    Some(merge) => merge.layer(&layer, progress),
+                    None => Err(Error::internal("a merge lost its collection")),
+                }
+            },
+            |mut last, exclusive| {
+                let mut publications = others.to_vec();
+                let mut merged = Vec::new();
+                for merge in merges.borrow_mut().iter_mut() {
+                    let part = last.parts.remove(&merge.live);
+                    let part =
+                        part.ok_or_else(|| Error::internal("the snapshot lost its collection"))?;
+                    let (publication, outcome) = merge.last(part, exclusive)?;
+                    publications.push(publication);
+                    merged.push(outcome);
+                }
+                progress.commit()?;
+                let published = exclusive.publish(&publications, namespaces)?;
+                Ok((merged, published))
+            },
+        )
 }

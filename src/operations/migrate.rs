@@ -25,7 +25,7 @@ pub use self::ends::End;
 use self::ends::Existing;
 use self::unfinished::DONE_KEPT;
 pub use self::unfinished::{RunningMigrations, sweep};
-use super::conflict::{Action, OnConflict, RecordCounts, Target, Winner, resolve};
+use super::conflict::{Action, DecidedTarget, OnConflict, RecordCounts, Winner, resolve};
 use super::merge;
 use super::restore::{DISK_FACTOR, RestoreSettings};
 use crate::engine::{Engine, Staging};
@@ -435,12 +435,12 @@ fn within(
     })
 }
 
-fn local_target(plan: &MigratePlan) -> Result<Target> {
+fn local_target(plan: &MigratePlan) -> Result<DecidedTarget> {
     let replaces: Option<Uuid> = match &plan.replaces {
         Some(there) => Some(local::staged_id(&there.id)?),
         None => None,
     };
-    Ok(Target {
+    Ok(DecidedTarget {
         name: plan.target.name.clone(),
         action: plan.action,
         replaces,

@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::conflict::{Action, OnConflict, RecordCounts, Tally, Target, Winner, decide};
+use super::conflict::{Action, DecidedTarget, OnConflict, Overlap, RecordCounts, Winner, decide};
 use super::merge::{self, Merge};
 use super::namespaces;
 use super::stage::{Expected, Stage};
@@ -67,7 +67,7 @@ pub struct RestoreSettings {
 pub struct RestorePlan {
     manifest: Manifest,
     /// Index into the manifest's collections, and where it goes.
-    targets: Vec<(usize, Target)>,
+    targets: Vec<(usize, DecidedTarget)>,
     /// Tenants and databases that are to be there at the end: all of the backup's where all of it is restored.
     namespaces: Namespaces,
     winner: Winner,
@@ -125,7 +125,7 @@ impl RestorePlan {
         self.targets.iter().map(|(_, target)| &target.name)
     }
 
-    fn sources(&self) -> impl Iterator<Item = (&ManifestCollection, &Target)> {
+    fn sources(&self) -> impl Iterator<Item = (&ManifestCollection, &DecidedTarget)> {
         let sources = self.targets.iter();
         sources.filter_map(|(index, target)| Some((self.manifest.collections.get(*index)?, target)))
     }
@@ -135,7 +135,7 @@ impl RestorePlan {
 pub(super) struct Comparison<'a> {
     engine: &'a Engine,
     there: Option<CollectionInfo>,
-    tally: Tally,
+    overlap: Overlap,
 }
 
 impl<'a> Comparison<'a> {
@@ -145,7 +145,7 @@ impl<'a> Comparison<'a> {
         Ok(Self {
             engine,
             there: there.map(|id| engine.collection(id)).transpose()?,
-            tally: Tally::default(),
+            overlap: Overlap::default(),
         })
     }
 
@@ -155,16 +155,16 @@ impl<'a> Comparison<'a> {
             Some(there) => self.engine.record_hash(there.descriptor.id, id, ordinal)?,
         };
         match there {
-            None => self.tally.inserted += 1,
-            Some(there) if there == *hash => self.tally.same += 1,
-            Some(_) => self.tally.different += 1,
+            None => self.overlap.inserted += 1,
+            Some(there) if there == *hash => self.overlap.same += 1,
+            Some(_) => self.overlap.different += 1,
         }
         Ok(())
     }
 
     pub(super) fn counts(&self, action: Action, winner: Winner) -> RecordCounts {
         let there = self.there.as_ref().map_or(0, |info| info.head.count);
-        self.tally.counts(action, winner, there)
+        self.overlap.counts(action, winner, there)
     }
 }
 
@@ -204,7 +204,7 @@ pub fn plan(
             manifest.id
         )));
     }
-    let mut targets: Vec<(usize, Target)> = Vec::new();
+    let mut targets: Vec<(usize, DecidedTarget)> = Vec::new();
     let mut taken = Vec::new();
     for (index, wanted) in selected {
         let target = decide(engine, wanted, request.on_conflict, "restored", &taken)?;
@@ -234,7 +234,7 @@ pub fn plan(
 ///
 /// # Errors
 /// `Unprocessable` that says what to ask for.
-fn refuse_to_drop(engine: &Engine, target: &Target, records: &Selection) -> Result<()> {
+fn refuse_to_drop(engine: &Engine, target: &DecidedTarget, records: &Selection) -> Result<()> {
     let Some(live) = target
         .replaces
         .filter(|_| target.action == Action::Replaced && !records.is_all())
@@ -346,7 +346,7 @@ fn build<'a>(
     engine: &'a Engine,
     repository: &Repository,
     plan: &RestorePlan,
-    (source, target): (&ManifestCollection, &Target),
+    (source, target): (&ManifestCollection, &DecidedTarget),
     settings: &RestoreSettings,
     progress: &Progress,
     built: &mut Built<'a>,
@@ -407,7 +407,7 @@ fn build<'a>(
     Ok(())
 }
 
-/// Flips all names in one step; where something is merged, at the moment of its last round.
+/// Publishes all names in one step; where something is merged, at the moment of its last round.
 fn publish(
     engine: &Engine,
     built: &mut Built<'_>,

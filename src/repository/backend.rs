@@ -80,14 +80,14 @@ pub(super) struct Backend {
 }
 
 /// Where a URL points to.
-enum Target<'a> {
+enum Location<'a> {
     Directory(PathBuf),
     Memory,
     /// Scheme, and what follows it.
     Bucket(&'a str, &'a str),
 }
 
-impl<'a> Target<'a> {
+impl<'a> Location<'a> {
     fn of(url: &'a str) -> Result<Self> {
         let directory = match url.split_once("://") {
             None if ["s3:/", "gs:/", "az:/"]
@@ -130,7 +130,7 @@ impl<'a> Target<'a> {
 impl BackendOptions {
     /// Whether it ends with the process.
     pub(super) fn is_memory(&self) -> bool {
-        matches!(Target::of(&self.url), Ok(Target::Memory))
+        matches!(Location::of(&self.url), Ok(Location::Memory))
     }
 
     fn calls(&self) -> Calls {
@@ -139,7 +139,7 @@ impl BackendOptions {
 
     /// Whether it is on another machine.
     pub fn is_remote(&self) -> bool {
-        matches!(Target::of(&self.url), Ok(Target::Bucket(..)))
+        matches!(Location::of(&self.url), Ok(Location::Bucket(..)))
     }
 }
 
@@ -148,7 +148,7 @@ impl BackendOptions {
 /// # Errors
 /// `InvalidArgument`; what may be a secret is not repeated.
 pub fn check_url(url: &str) -> Result<()> {
-    Target::of(url).map(|_| ())
+    Location::of(url).map(|_| ())
 }
 
 /// The directory that a repository's URL means; none where it is elsewhere.
@@ -156,20 +156,20 @@ pub fn check_url(url: &str) -> Result<()> {
 /// # Errors
 /// As [`check_url`].
 pub fn directory_of(url: &str) -> Result<Option<PathBuf>> {
-    Ok(match Target::of(url)? {
-        Target::Directory(directory) => Some(directory),
-        Target::Memory | Target::Bucket(..) => None,
+    Ok(match Location::of(url)? {
+        Location::Directory(directory) => Some(directory),
+        Location::Memory | Location::Bucket(..) => None,
     })
 }
 
 impl Backend {
     /// Opens the place; a directory that is not there is made if `create` says so.
     pub(super) fn open(options: &BackendOptions, create: bool, runtime: Handle) -> Result<Self> {
-        match Target::of(&options.url)? {
-            Target::Directory(directory) => {
+        match Location::of(&options.url)? {
+            Location::Directory(directory) => {
                 Self::open_directory(options, directory, create, runtime)
             }
-            Target::Memory => Ok(Self {
+            Location::Memory => Ok(Self {
                 store: Arc::new(InMemory::new()),
                 runtime,
                 location: options.url.clone(),
@@ -178,7 +178,7 @@ impl Backend {
                 calls: options.calls(),
                 secrets: Arc::default(),
             }),
-            Target::Bucket(scheme, rest) => Self::open_bucket(options, scheme, rest, runtime),
+            Location::Bucket(scheme, rest) => Self::open_bucket(options, scheme, rest, runtime),
         }
     }
 

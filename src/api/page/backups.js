@@ -61,7 +61,7 @@ export function onBackups(call) {
 export function newestByCollection() {
     const found = new Map();
     for (const backup of list) {
-        if (timeline.verdict(backup).state === "fail") continue;
+        if (timeline.standing(backup).state === "fail") continue;
         for (const collection of backup.collections) {
             const name = nameOf(collection);
             if (!found.has(name)) found.set(name, { backup, collection });
@@ -71,7 +71,7 @@ export function newestByCollection() {
 }
 
 export function newestUsable() {
-    return list.find((backup) => timeline.verdict(backup).state !== "fail");
+    return list.find((backup) => timeline.standing(backup).state !== "fail");
 }
 
 export function areAllLoaded() {
@@ -273,7 +273,7 @@ function lostRows(backup) {
 }
 
 function checkedCell(backup, more = null) {
-    const { state, text } = timeline.verdict(backup),
+    const { state, text } = timeline.standing(backup),
         { verification } = backup,
         runs = working(backup.id);
     return cell("Checked", [
@@ -300,7 +300,7 @@ function actions(backup, isOpen) {
             "data-focus": `restore ${id}`,
             "aria-label": `Restore ${id}…`,
             "aria-haspopup": "dialog",
-            onclick: () => openRestore(backup, timeline.verdict(backup)),
+            onclick: () => openRestore(backup, timeline.standing(backup)),
         },
         "Restore…",
     );
@@ -359,7 +359,7 @@ function details(backup, collections) {
         backup.encrypted && "encrypted",
     ];
     const checked = verification && [
-        timeline.verdict(backup).text,
+        timeline.standing(backup).text,
         utc(verification.at),
         quantity(verification.checked_records, "records"),
         bytes(verification.checked_bytes),

@@ -22,7 +22,7 @@ const LEAST_BYTES = 1024,
     MOST_SIZES = 5;
 
 // How a backup was checked, as a state and in words.
-export function verdict({ damagedManifest, damaged_packs: damagedPacks, verification }) {
+export function standing({ damagedManifest, damaged_packs: damagedPacks, verification }) {
     if (damagedManifest) return { state: "fail", text: "damaged: the manifest" };
     // Found by looking at another backup that needs the same packs.
     if (damagedPacks > 0 && verification?.ok !== false) return { state: "fail", text: `damaged: ${damagedPacks === 1 ? "1 pack" : `${damagedPacks} packs`}` };
@@ -125,13 +125,13 @@ function spread(wanted, least, most, closest) {
 
 function lead(backup, { x, y, markX, markY }, top) {
     return svg("path", {
-        class: `lead ${verdict(backup).state}`,
+        class: `lead ${standing(backup).state}`,
         d: `M${markX} ${markY + MARK} L${markX} ${top - MARKS_TO_BARS + MARK + 1} L${x} ${top - 4} L${x} ${y}`,
     });
 }
 
 function mark(backup, { x, y, bottom, markX, markY }, onChoose) {
-    const { state } = verdict(backup);
+    const { state } = standing(backup);
     const group = svg(
         "g",
         { class: `mark ${state}`, role: "button", tabindex: "-1", "data-backup": backup.id, "aria-label": label(backup) },
@@ -184,7 +184,7 @@ export function label(backup) {
         backup.kind ?? "kind not known",
         `${utc(at)}, ${ago(now() - at)}`,
         backup.new_bytes === undefined ? null : `${bytes(backup.new_bytes)} written`,
-        verdict(backup).text,
+        standing(backup).text,
         backup.pinned ? "pinned" : null,
     ]
         .filter(Boolean)

@@ -3,7 +3,7 @@
 use chrono::Utc;
 
 use super::{BackupOutcome, Outcome, Planned};
-use crate::app::{App, Spooled};
+use crate::app::{App, ReceivedFile};
 use crate::disk::check_room;
 use crate::error::Result;
 use crate::jobs::JobKind;
@@ -12,7 +12,7 @@ use crate::operations::import::{self, DocumentFormat};
 /// A document that has arrived whole.
 pub struct ImportRequest {
     /// The file that it is in.
-    pub document: Spooled,
+    pub document: ReceivedFile,
     /// How long it is.
     pub bytes: u64,
     /// How it is written; by its looks without.

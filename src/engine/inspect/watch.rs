@@ -56,11 +56,11 @@ impl Sums {
 /// A running inspection, as writers see it. Its lock is never held across I/O.
 pub(in crate::engine) struct Watch {
     horizon: u64,
-    tally: Mutex<Tally>,
+    tally: Mutex<WatchedCounts>,
 }
 
 #[derive(Default)]
-struct Tally {
+struct WatchedCounts {
     sums: Sums,
     position: u64,
     /// The window is what lies from the position up to here.
@@ -121,7 +121,7 @@ impl Watch {
     }
 }
 
-impl Tally {
+impl WatchedCounts {
     fn done(&mut self, change: &Change, horizon: u64) {
         if change.ordinal < self.position || change.ordinal >= horizon {
             self.sums.subtract(change.old.as_ref());

@@ -1,4 +1,4 @@
-//! Exact search: every candidate is compared, rounded to bytes first, and those that are left in full. An
+//! Exact search: every candidate is compared, quantized to bytes first, and those that are left in full. An
 //! index for large collections has its place in [`nearest`].
 
 use std::cmp::Ordering;
@@ -8,7 +8,7 @@ use std::ops::Range;
 use crate::engine::threads::in_shares;
 use crate::engine::vectors::Columns;
 use crate::model::configuration::Space;
-use vectorkeep_kernel::{RoundedQuery, exact_distance};
+use vectorkeep_kernel::{QuantizedQuery, exact_distance};
 
 /// A record, by its slot or its ordinal, at a distance or a bound on it. Nearer ones, then earlier ones,
 /// come first.
@@ -67,7 +67,7 @@ impl Nearest {
     }
 }
 
-/// Slots that may hold one of the `k` nearest, as far as rounded vectors tell.
+/// Slots that may hold one of the `k` nearest, as far as quantized vectors tell.
 struct Shortlist {
     /// By the greatest distance they can have: so near are `k` vectors at least.
     surely: Nearest,
@@ -114,7 +114,7 @@ impl Shortlist {
 const MIN_COMPONENTS_PER_THREAD: usize = 8_000_000;
 
 /// The ordinals of the `k` nearest of the candidates (of all records without), on up to `threads` threads.
-/// Distances and their order are those of f64; rounded vectors only rule out what cannot be near.
+/// Distances and their order are those of f64; quantized vectors only rule out what cannot be near.
 pub(super) fn nearest(
     columns: &Columns,
     space: Space,
@@ -130,13 +130,13 @@ pub(super) fn nearest(
         None => Some(at),
     };
     let count = candidates.as_ref().map_or(columns.slots(), Vec::len);
-    let rounded_query = RoundedQuery::new(query);
+    let quantized_query = QuantizedQuery::new(query);
     let shortlist = |range: Range<usize>| {
         let mut list = Shortlist::new(k);
         for slot in range.filter_map(slot_at) {
-            if let Some((codes, rounding)) = columns.rounded(slot) {
-                let bounds = match &rounded_query {
-                    Some(query) => query.bounds(space, codes, rounding),
+            if let Some((codes, quantization)) = columns.quantized(slot) {
+                let bounds = match &quantized_query {
+                    Some(query) => query.bounds(space, codes, quantization),
                     None => (f64::NEG_INFINITY, f64::INFINITY),
                 };
                 list.offer(slot, bounds);

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::RemoteCollection;
 use crate::environments::wire::{self, WireCollection};
-use crate::environments::{Batch, BatchSize, Contents, Staged, Target, roundings};
+use crate::environments::{Batch, BatchSize, Contents, Staged, Target, chroma_rounding};
 use crate::error::{Error, Result};
 use crate::model::collection::CollectionDefinition;
 use crate::model::configuration::Space;
@@ -29,7 +29,7 @@ impl Target for RemoteCollection {
             } else {
                 !is_list(value)
             };
-            if !held || (!exact && roundings::fit(value)) {
+            if !held || (!exact && chroma_rounding::fit(value)) {
                 losses.push(format!("the collection's metadata {key:?}"));
             }
             held
@@ -48,11 +48,11 @@ impl Target for RemoteCollection {
         if self.remote.is_vectorkeep() {
             return losses;
         }
-        let floats = metadata.values_mut().map(roundings::fit);
+        let floats = metadata.values_mut().map(chroma_rounding::fit);
         if floats.fold(false, |any, changed| any | changed) {
             losses.push("some metadata floats to the last bit, and -0.0 at all");
         }
-        if space == Space::Cosine && !roundings::keeps(&record.embedding) {
+        if space == Space::Cosine && !chroma_rounding::keeps(&record.embedding) {
             losses.push("some embeddings to the last bit, in cosine space");
         }
         losses
@@ -69,7 +69,7 @@ impl Target for RemoteCollection {
         };
         space == Space::Cosine
             && !self.remote.is_vectorkeep()
-            && roundings::is_given_back(&wanted.embedding, &found.embedding)
+            && chroma_rounding::is_given_back(&wanted.embedding, &found.embedding)
             && rest(wanted).hash() == rest(found).hash()
     }
 

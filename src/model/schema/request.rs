@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::overlay::Overlay;
+use super::patch::Patch;
 use super::value_types::{HnswParameters, ValueTypes, VectorParameters};
 use super::{DOCUMENT_KEY, EMBEDDING_KEY, IndexKind, Schema};
 use crate::error::{Error, Result};

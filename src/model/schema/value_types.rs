@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::IndexKind;
-use super::overlay::{Overlay, member_wise, whole};
+use super::patch::{Patch, member_wise, whole};
 use crate::model::configuration::{EmbeddingFunction, HnswConfiguration, HnswUpdate, Space};
 
 /// The indexes of each type of value; a type without an entry follows the schema's defaults.
@@ -417,13 +417,13 @@ member_wise!(SparseVectorParameters {
     algorithm
 });
 
-impl<P: Overlay> Overlay for Index<P> {
+impl<P: Patch> Patch for Index<P> {
     fn over(self, base: Self) -> Self {
         Self::new(self.enabled, self.config.over(base.config))
     }
 }
 
-impl Overlay for VectorParameters {
+impl Patch for VectorParameters {
     /// What is laid over the standard index is built, and only HNSW is: `spann` ends here.
     fn over(self, base: Self) -> Self {
         Self {

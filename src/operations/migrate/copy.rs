@@ -3,12 +3,12 @@
 use uuid::Uuid;
 
 use crate::engine::{
-    CatchUp, CollectionInfo, CutScope, Engine, Namespaces, Publication, Staging, Tombstone,
+    CatchUp, CollectionInfo, Engine, Namespaces, Publication, SnapshotScope, Staging, Tombstone,
 };
 use crate::error::{Error, Result};
 use crate::model::digest::Digest;
 use crate::model::names::CollectionName;
-use crate::operations::conflict::{Action, RecordCounts, Target, Winner};
+use crate::operations::conflict::{Action, DecidedTarget, RecordCounts, Winner};
 use crate::operations::merge::{self, Merge};
 use crate::operations::restore::{Comparison, RestoreSettings};
 use crate::operations::stage::{Expected, Stage};
@@ -46,7 +46,7 @@ pub(in crate::operations) struct Copied {
 pub(in crate::operations) fn copy(
     engine: &Engine,
     source: Uuid,
-    (target, winner): (&Target, Winner),
+    (target, winner): (&DecidedTarget, Winner),
     root: Option<Uuid>,
     settings: &RestoreSettings,
     progress: &Progress,
@@ -130,22 +130,20 @@ fn copy_aside<'a>(
         bytes += canonical.len() as u64;
         progress.advance(1, canonical.len() as u64);
     };
-    let mut last = engine.begin_cut(CutScope::Collections(vec![source]))?.run(
-        catch_up,
-        progress,
-        |_, layer| {
+    let mut last = engine
+        .begin_snapshot(SnapshotScope::Collections(vec![source]))?
+        .run(catch_up, progress, |_, layer| {
             stage.remove(&ordinals(&layer.tombstones))?;
             layer.for_each(|ordinal, stored| {
                 progress.check()?;
                 count(stored.canonical);
                 stage.put(ordinal, stored.canonical.to_vec())
             })
-        },
-    )?;
+        })?;
     let part = last
         .parts
         .remove(&source)
-        .ok_or_else(|| Error::internal("the cut lost its collection"))?;
+        .ok_or_else(|| Error::internal("the snapshot lost its collection"))?;
     stage.remove(&ordinals(&part.tombstones))?;
     for (ordinal, _, canonical) in part.records {
         count(&canonical);

@@ -8,7 +8,7 @@ use crate::environments::{Batch, Loss, RemoteCollection, Source, Target};
 use crate::error::Result;
 use crate::model::configuration::Space;
 use crate::model::record::Record;
-use crate::operations::conflict::{Action, RecordCounts, Tally, Winner};
+use crate::operations::conflict::{Action, Overlap, RecordCounts, Winner};
 use crate::progress::Progress;
 
 /// Records that are named for one loss.
@@ -118,7 +118,7 @@ pub(super) fn survey(
     };
     let space = plan.space();
     let mut losses = Losses::default();
-    let mut tally = Tally::default();
+    let mut overlap = Overlap::default();
     source.stream(None, plan.size, progress, &mut |mut batch: Batch| {
         for record in &mut batch.records {
             for what in target.fit(space, record) {
@@ -126,21 +126,21 @@ pub(super) fn survey(
             }
         }
         tally_up(
-            &mut tally,
+            &mut overlap,
             target.as_ref(),
             (&there.id, space),
             &batch.records,
             progress,
         )
     })?;
-    survey.counts = tally.counts(plan.action, plan.winner, there.records);
+    survey.counts = overlap.counts(plan.action, plan.winner, there.records);
     survey.losses = losses.of_records();
     Ok(survey)
 }
 
 /// Sorts records by what another collection of the target has under their ids.
 fn tally_up(
-    tally: &mut Tally,
+    overlap: &mut Overlap,
     target: &dyn Target,
     (there, space): (&str, Space),
     records: &[Record],
@@ -149,9 +149,9 @@ fn tally_up(
     let there = by_id(target.staged_lookup(there, &ids(records), progress)?);
     for record in records {
         match there.get(&record.id) {
-            None => tally.inserted += 1,
-            Some(there) if target.holds(space, record, there) => tally.same += 1,
-            Some(_) => tally.different += 1,
+            None => overlap.inserted += 1,
+            Some(there) if target.holds(space, record, there) => overlap.same += 1,
+            Some(_) => overlap.different += 1,
         }
     }
     Ok(())
@@ -180,17 +180,17 @@ pub(super) fn against(
     plan: &MigratePlan,
     progress: &Progress,
 ) -> Result<RecordCounts> {
-    let mut tally = Tally::default();
+    let mut overlap = Overlap::default();
     target.staged_records(staged, plan.size, progress, &mut |records| {
         tally_up(
-            &mut tally,
+            &mut overlap,
             target,
             (there, plan.space()),
             &records,
             progress,
         )
     })?;
-    Ok(tally.counts(plan.action, plan.winner, count))
+    Ok(overlap.counts(plan.action, plan.winner, count))
 }
 
 /// The first ids that differ: other content, too much, or missing. What was written to the source after `moment` is

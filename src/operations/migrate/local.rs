@@ -2,7 +2,9 @@
 
 use uuid::Uuid;
 
-use crate::engine::{CatchUp, Cut, CutScope, Engine, StagedRecord, Staging, StoredRecord};
+use crate::engine::{
+    CatchUp, Engine, Snapshot, SnapshotScope, StagedRecord, Staging, StoredRecord,
+};
 use crate::environments::{
     Batch, BatchSize, Contents, Description, Position, Source, Staged, StreamEnd, Target,
 };
@@ -68,19 +70,19 @@ impl Gathered<'_> {
 }
 
 impl LocalSource {
-    /// A cut of what changes from a position on, and the position.
-    fn begin(&self, from: Option<Position>) -> Result<(Cut, Position)> {
+    /// A snapshot of what changes from a position on, and the position.
+    fn begin(&self, from: Option<Position>) -> Result<(Snapshot, Position)> {
         // A new one begins now; a deletion may come in between, but not for ever.
         for _ in 0..MAX_BEGINNINGS {
             let position = from.unwrap_or_else(|| Position {
                 since: self.engine.sequence(),
                 next: 0,
             });
-            let scope = CutScope::Collections(vec![self.id]);
+            let scope = SnapshotScope::Collections(vec![self.id]);
             let since = [(self.id, position.since)].into();
-            let cut = self.engine.begin_cut_since(scope, since)?;
-            if cut.is_incremental(self.id) {
-                return Ok((cut, position));
+            let snapshot = self.engine.begin_snapshot_since(scope, since)?;
+            if snapshot.is_incremental(self.id) {
+                return Ok((snapshot, position));
             }
             if from.is_some() {
                 break;
@@ -111,7 +113,7 @@ impl Source for LocalSource {
         progress: &Progress,
         emit: &mut dyn FnMut(Batch) -> Result<()>,
     ) -> Result<StreamEnd> {
-        let (cut, Position { since, next }) = self.begin(from)?;
+        let (snapshot, Position { since, next }) = self.begin(from)?;
         let mut gathered = Gathered {
             size,
             fresh: true,
@@ -129,7 +131,7 @@ impl Source for LocalSource {
         gathered.flush(Vec::new(), u64::MAX)?;
         // From here on every batch is of changes since then: all of them come again after a break.
         gathered.fresh = false;
-        let mut last = cut.run(self.catch_up, progress, |_, layer| {
+        let mut last = snapshot.run(self.catch_up, progress, |_, layer| {
             let removed = layer.tombstones.iter().map(|gone| gone.id.clone());
             gathered.remove(removed.collect())?;
             layer.for_each(|_, stored| {
@@ -142,7 +144,7 @@ impl Source for LocalSource {
         let part = last
             .parts
             .remove(&self.id)
-            .ok_or_else(|| Error::internal("the cut lost its collection"))?;
+            .ok_or_else(|| Error::internal("the snapshot lost its collection"))?;
         gathered.remove(part.tombstones.into_iter().map(|gone| gone.id).collect())?;
         for (_, _, canonical) in part.records {
             let record = RecordView::parse(&canonical)?.to_record()?;

@@ -7,7 +7,7 @@ use super::{Comparison, RestorePlan};
 use crate::engine::{Engine, Namespaces};
 use crate::error::{Error, Result};
 use crate::model::names::CollectionName;
-use crate::operations::conflict::{Action, RecordCounts, Target};
+use crate::operations::conflict::{Action, DecidedTarget, RecordCounts};
 use crate::progress::Progress;
 use crate::repository::Repository;
 use crate::repository::format::ManifestCollection;
@@ -32,7 +32,7 @@ pub struct PreviewedCollection {
     /// Its name in the backup.
     pub name: CollectionName,
     /// Where it would go, and how.
-    pub target: Target,
+    pub target: DecidedTarget,
     /// What would happen to records.
     pub counts: RecordCounts,
     /// Ids that are asked for and not in the backup.
@@ -67,7 +67,7 @@ impl RestorePlan {
         repository: &Repository,
         progress: &Progress,
     ) -> Result<RestorePreview> {
-        let preview = |(source, target): (&ManifestCollection, &Target)| {
+        let preview = |(source, target): (&ManifestCollection, &DecidedTarget)| {
             let (counts, missing) =
                 self.preview_of(engine, repository, (source, target), progress)?;
             Ok(PreviewedCollection {
@@ -134,7 +134,7 @@ impl RestorePlan {
         &self,
         engine: &Engine,
         repository: &Repository,
-        (source, target): (&ManifestCollection, &Target),
+        (source, target): (&ManifestCollection, &DecidedTarget),
         progress: &Progress,
     ) -> Result<(RecordCounts, MissingIds)> {
         if target.action == Action::Skipped {

@@ -232,12 +232,12 @@ async fn a_selector_of_a_time_names_the_newest_restorable_state_of_then() {
         named(&service, "before:2026-03-02T10:00:00Z").await,
         made[0]
     );
-    let verdict = json!({"level": "records", "at": Utc::now(), "ok": false, "checked_records": 0, "checked_bytes": 1});
-    let verdicts = service.repository_dir().join("verifications");
-    fs::create_dir_all(&verdicts).unwrap();
+    let report = json!({"level": "records", "at": Utc::now(), "ok": false, "checked_records": 0, "checked_bytes": 1});
+    let reports = service.repository_dir().join("verifications");
+    fs::create_dir_all(&reports).unwrap();
     fs::write(
-        verdicts.join(format!("{}.json", made[2])),
-        verdict.to_string(),
+        reports.join(format!("{}.json", made[2])),
+        report.to_string(),
     )
     .unwrap();
     assert_eq!(

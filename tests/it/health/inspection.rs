@@ -157,7 +157,7 @@ async fn collections_may_come_and_go_while_they_are_checked() {
         );
         replaced.expect(200);
         let found = report(all, 200, "pass");
-        let judged = verdicts(&found);
+        let judged = statuses_of(&found);
         let pass = ("stays".to_owned(), "pass".to_owned());
         assert!(judged.contains(&pass), "round {round}: {judged:?}");
         match one.status {
@@ -168,7 +168,7 @@ async fn collections_may_come_and_go_while_they_are_checked() {
 }
 
 /// The statuses of the integrity check by collection.
-fn verdicts(report: &Value) -> Vec<(String, String)> {
+fn statuses_of(report: &Value) -> Vec<(String, String)> {
     let observations = report["checks"]["collections:integrity"]
         .as_array()
         .unwrap();
@@ -185,7 +185,7 @@ fn verdicts(report: &Value) -> Vec<(String, String)> {
 /// All collections are checked: `words` alone fails, and what it says names the id.
 async fn assert_only_words_fails(service: &Service, id: &str, member: &str) -> Value {
     let found = report(service.get("/health/collections").await, 503, "fail");
-    let mut judged = verdicts(&found);
+    let mut judged = statuses_of(&found);
     judged.sort();
     let expected = [("other", "pass"), ("words", "fail")];
     assert_eq!(
@@ -202,7 +202,7 @@ async fn assert_only_words_fails(service: &Service, id: &str, member: &str) -> V
     );
     report(service.get("/health/collections/other").await, 200, "pass");
     let one = report(service.get("/health/collections/words").await, 503, "fail");
-    assert_eq!(verdicts(&one), [("words".to_owned(), "fail".to_owned())]);
+    assert_eq!(statuses_of(&one), [("words".to_owned(), "fail".to_owned())]);
     failed.clone()
 }
 

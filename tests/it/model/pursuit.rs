@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tempfile::TempDir;
-use vectorkeep::engine::{CatchUp, CutScope, RecordPatch, WriteMode};
+use vectorkeep::engine::{CatchUp, RecordPatch, SnapshotScope, WriteMode};
 use vectorkeep::progress::Progress;
 
 use super::{create, open, patch_of};
@@ -62,7 +62,7 @@ fn rounds_shrink_although_writers_are_faster_than_the_copy() {
         };
         let before = written.load(Ordering::Relaxed);
         let mut layers = Vec::new();
-        let cut = engine.begin_cut(CutScope::All).unwrap();
+        let cut = engine.begin_snapshot(SnapshotScope::All).unwrap();
         let last = cut.run(catch_up, &Progress::default(), |_, layer| {
             let mut copied = 0;
             layer.for_each(|_, _| {

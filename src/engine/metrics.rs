@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use metrics::{Counter, Histogram};
 
-use crate::meters::{counter, histogram};
+use crate::metrics::{counter, histogram};
 
 /// Writes of records only: they are the ones that wait for each other and for whoever holds everything up.
 pub(super) static WRITE_LOCK_WAIT: LazyLock<Histogram> = LazyLock::new(|| {

@@ -25,18 +25,18 @@ pub(super) fn clear(data_dir: &Path) {
 }
 
 /// A received document, removed with this value.
-pub struct Spooled {
+pub struct ReceivedFile {
     path: PathBuf,
 }
 
-impl Spooled {
+impl ReceivedFile {
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 }
 
-impl Drop for Spooled {
+impl Drop for ReceivedFile {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_file(&self.path) {
             tracing::warn!(file = %self.path.display(), %error, "a received document stays");
@@ -49,22 +49,22 @@ impl App {
     ///
     /// # Errors
     /// `InsufficientStorage`, `StorageFault`.
-    pub fn spool(&self, bytes: u64) -> Result<Spooled> {
-        self.check_spool_room(bytes)?;
+    pub fn receive_into_file(&self, bytes: u64) -> Result<ReceivedFile> {
+        self.check_room_for_upload(bytes)?;
         let directory = directory(self.engine().data_dir());
         let path = directory.join(format!("{}.part", Uuid::new_v4()));
         let made = fs::create_dir_all(&directory).and_then(|()| fs::File::create_new(&path));
         made.map_err(|error| {
             Error::file(format!("{} cannot be written", directory.display()), error)
         })?;
-        Ok(Spooled { path })
+        Ok(ReceivedFile { path })
     }
 
     /// Whether so many bytes may still be received: the store keeps its reserve. Blocks.
     ///
     /// # Errors
     /// `InsufficientStorage`.
-    pub fn check_spool_room(&self, bytes: u64) -> Result<()> {
+    pub fn check_room_for_upload(&self, bytes: u64) -> Result<()> {
         self.engine().check_room(bytes)
     }
 }

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use super::{JobKind, JobRecord, JobState};
-use crate::meters::{JOB_DURATION, counter, histogram};
+use crate::metrics::{JOB_DURATION, counter, histogram};
 
 fn ends(kind: JobKind, state: JobState) -> metrics::Counter {
     counter(

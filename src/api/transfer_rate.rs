@@ -10,7 +10,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 /// How fast an answer has to be taken.
 #[derive(Clone, Copy)]
-pub(super) struct Patience {
+pub(super) struct MinimumTransferRate {
     /// So long may a client take nothing.
     pub(super) grace: Duration,
     /// And in the long run it takes at least this.
@@ -18,21 +18,21 @@ pub(super) struct Patience {
 }
 
 /// The connection with that bound.
-pub(super) struct Paced<S> {
+pub(super) struct MinimumRateStream<S> {
     stream: S,
-    patience: Patience,
+    minimum_rate: MinimumTransferRate,
     /// How long writes may still wait: waiting spends it, what is taken earns it, up to the grace.
     budget: Duration,
     /// Since when a write waits, and when it is given up; none while none waits.
     waiting: Option<(Instant, Pin<Box<Sleep>>)>,
 }
 
-impl<S> Paced<S> {
-    pub(super) fn new(stream: S, patience: Patience) -> Self {
+impl<S> MinimumRateStream<S> {
+    pub(super) fn new(stream: S, minimum_rate: MinimumTransferRate) -> Self {
         Self {
             stream,
-            budget: patience.grace,
-            patience,
+            budget: minimum_rate.grace,
+            minimum_rate,
             waiting: None,
         }
     }
@@ -58,10 +58,10 @@ impl<S> Paced<S> {
             }
             Poll::Ready(Ok(bytes)) => {
                 let waited = self.waiting.take().map(|(since, _)| since.elapsed());
-                let rate = self.patience.bytes_per_second.max(1) as f64;
+                let rate = self.minimum_rate.bytes_per_second.max(1) as f64;
                 let earned = Duration::from_secs_f64(*bytes as f64 / rate);
                 let left = self.budget.saturating_sub(waited.unwrap_or_default());
-                self.budget = (left + earned).min(self.patience.grace);
+                self.budget = (left + earned).min(self.minimum_rate.grace);
                 written
             }
             Poll::Ready(Err(_)) => written,
@@ -69,7 +69,7 @@ impl<S> Paced<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for MinimumRateStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -79,7 +79,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for MinimumRateStream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -117,11 +117,11 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(60);
 
-    fn paced(grace: Duration) -> Paced<()> {
+    fn stream(grace: Duration) -> MinimumRateStream<()> {
         let bytes_per_second = 1_000;
-        Paced::new(
+        MinimumRateStream::new(
             (),
-            Patience {
+            MinimumTransferRate {
                 grace,
                 bytes_per_second,
             },
@@ -129,40 +129,43 @@ mod tests {
     }
 
     /// Judges as a write would: what it came to, then whether it is given up.
-    async fn judged(paced: &mut Paced<()>, written: Option<usize>) -> Poll<io::Result<usize>> {
+    async fn judged(
+        stream: &mut MinimumRateStream<()>,
+        written: Option<usize>,
+    ) -> Poll<io::Result<usize>> {
         std::future::poll_fn(|context| {
             let written = match written {
                 Some(bytes) => Poll::Ready(Ok(bytes)),
                 None => Poll::Pending,
             };
-            Poll::Ready(paced.judge(context, written))
+            Poll::Ready(stream.judge(context, written))
         })
         .await
     }
 
     #[tokio::test]
     async fn only_waiting_spends_the_time_that_a_client_has() {
-        let mut paced = paced(LONG);
-        assert!(judged(&mut paced, None).await.is_pending());
+        let mut stream = stream(LONG);
+        assert!(judged(&mut stream, None).await.is_pending());
         tokio::time::sleep(Duration::from_millis(20)).await;
-        assert!(judged(&mut paced, Some(1)).await.is_ready());
-        let left = paced.budget;
+        assert!(judged(&mut stream, Some(1)).await.is_ready());
+        let left = stream.budget;
         assert!(left < LONG, "waiting costs nothing");
         // Another answer on the same connection, later.
         tokio::time::sleep(Duration::from_millis(50)).await;
-        assert!(judged(&mut paced, None).await.is_pending());
-        let (since, due) = paced.waiting.as_ref().unwrap();
+        assert!(judged(&mut stream, None).await.is_pending());
+        let (since, due) = stream.waiting.as_ref().unwrap();
         assert_eq!(due.deadline() - *since, left);
     }
 
     #[tokio::test]
     async fn what_is_taken_earns_no_more_than_the_grace_and_then_it_is_over() {
-        let mut paced = paced(Duration::from_millis(1));
-        assert!(judged(&mut paced, Some(1 << 30)).await.is_ready());
-        assert_eq!(paced.budget, Duration::from_millis(1));
-        let _ = judged(&mut paced, None).await;
+        let mut stream = stream(Duration::from_millis(1));
+        assert!(judged(&mut stream, Some(1 << 30)).await.is_ready());
+        assert_eq!(stream.budget, Duration::from_millis(1));
+        let _ = judged(&mut stream, None).await;
         tokio::time::sleep(Duration::from_millis(50)).await;
-        let given_up = judged(&mut paced, None).await;
+        let given_up = judged(&mut stream, None).await;
         assert!(matches!(given_up, Poll::Ready(Err(_))), "{given_up:?}");
     }
 }

@@ -3,12 +3,12 @@
 //! It knows only the rule; which types have members is said beside them.
 
 /// A value that can be laid over another of its type: what is given wins, member by member.
-pub(super) trait Overlay {
+pub(super) trait Patch {
     /// `self` where it says something, else `base`.
     fn over(self, base: Self) -> Self;
 }
 
-impl<T: Overlay> Overlay for Option<T> {
+impl<T: Patch> Patch for Option<T> {
     fn over(self, base: Self) -> Self {
         match (self, base) {
             (Some(given), Some(base)) => Some(given.over(base)),
@@ -20,7 +20,7 @@ impl<T: Overlay> Overlay for Option<T> {
 /// Types without members of their own: given, they win as a whole.
 macro_rules! whole {
     ($($type:ty),* $(,)?) => {$(
-        impl $crate::model::schema::overlay::Overlay for $type {
+        impl $crate::model::schema::patch::Patch for $type {
             fn over(self, _base: Self) -> Self {
                 self
             }
@@ -31,7 +31,7 @@ macro_rules! whole {
 /// A struct whose members are laid over one another. All have to be named, or it does not compile.
 macro_rules! member_wise {
     ($type:ident { $($member:ident),* $(,)? }) => {
-        impl $crate::model::schema::overlay::Overlay for $type {
+        impl $crate::model::schema::patch::Patch for $type {
             fn over(self, base: Self) -> Self {
                 Self { $($member: self.$member.over(base.$member)),* }
             }
