@@ -68,6 +68,8 @@ await_lanes() {
                 printf 'The last lines of its service:\n'
                 tail -n 60 "$work/lanes/$name.service.log"
             fi
+            # What it started may go on without it.
+            kill -TERM -- "-$pid" 2>/dev/null || true
             end_lanes
             exit "$status"
         fi

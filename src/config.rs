@@ -5,6 +5,7 @@ mod environments;
 mod health;
 mod layers;
 mod listen;
+mod log;
 mod names;
 mod places;
 mod repository;
@@ -22,6 +23,7 @@ use layers::Layers;
 pub use environments::EnvironmentConfig;
 pub use health::HealthConfig;
 pub use listen::ListenAddress;
+pub use log::{LogConfig, LogFormat};
 pub use repository::RepositoryConfig;
 pub use server::{AccessConfig, ServerConfig, TlsConfig};
 
@@ -182,30 +184,6 @@ pub struct MetricsConfig {
     pub refresh_interval_ms: u64,
 }
 
-/// `[log]`
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[expect(
-    missing_docs,
-    reason = "explained in config.toml, which is the baseline"
-)]
-pub struct LogConfig {
-    pub format: LogFormat,
-    pub level: String,
-}
-
-/// `log.format`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[expect(
-    missing_docs,
-    reason = "explained in config.toml, which is the baseline"
-)]
-pub enum LogFormat {
-    Pretty,
-    Json,
-}
-
 /// Below this a disk that is merely busy would count as one that hangs.
 const MIN_STORAGE_TIMEOUT_MS: u64 = 1_000;
 
@@ -354,7 +332,7 @@ impl Config {
                 "query.max_filter_depth must be at most 256 levels",
             ));
         }
-        crate::telemetry::check_level(&self.log.level)?;
+        log::check_level(&self.log.level)?;
         if self.health.disk_warn_bytes < self.storage.min_free_bytes {
             return Err(Error::invalid(format!(
                 "health.disk_warn_bytes ({} bytes) must not be below storage.min_free_bytes ({} bytes): writes would be \

@@ -24,7 +24,7 @@
 //! whether this key may, `api/bodies` receives the body before it takes one of the places. `api/extract` hands the bytes to
 //! `api/chroma/reads`, which parses them on a thread for data ([`app::App::blocking`]); `api/chroma/filters` holds the
 //! filter against the schema; [`engine::Engine::query`] answers: the filter picks candidates from the metadata in memory,
-//! `engine/search/exact` compares their rounded vectors and, in full, those that may be near; the few winners are read from the
+//! `engine/search/exact` compares their quantized codes and, in full, those that may be near; the few winners are read from the
 //! store, each against its checksum. The answer is encoded on the same thread.
 //!
 //! A write goes the same way into [`engine::Engine::write`]: under the one write lock it is checked, hashed into the
@@ -33,8 +33,8 @@
 //!
 //! # A backup, traced
 //!
-//! `POST /backups` makes a [`operations::backup::plan`] (the names exist, the room is there), [`jobs::Jobs::submit`] records the job, and
-//! 202 is the answer. On a worker, [`operations::backup::execute`] takes the repository's lock, finds parents, and lets
+//! `POST /backups` calls [`app::verbs::backup::plan`] (the names exist, the room is there), [`app::App::submit`] records the job, and
+//! 202 is the answer; the record holds an [`app::verbs::Outcome`] at the end, and `api/outcomes` makes the answer of it. On a worker, [`operations::backup::execute`] takes the repository's lock, finds parents, and lets
 //! [`engine::Engine::begin_snapshot_since`] take a snapshot of the store: layer by layer, while writes go on, records go through `operations/packer` into packs
 //! ([`repository::pack`]), compressed on threads that give way to requests; the last round, under the write lock, is small, and
 //! is the backup's moment. The store is synced up to it. The manifest is put last, create-only: that put is the commit. A
@@ -42,7 +42,7 @@
 //!
 //! # A migration from another server, traced
 //!
-//! `POST /migrate` makes a [`operations::migrate::plan`]: both ends are asked what is there. The job's thread reads pages
+//! `POST /migrate` calls [`app::verbs::migration::plan`]: both ends are asked what is there. The job's thread reads pages
 //! through an [`environments::Source`] and hands them to the one that writes into a collection without a name, behind an
 //! [`environments::Target`]; a checkpoint in the store says how far that is. At the end both sides are read again, and only
 //! equal digests lead to the name.

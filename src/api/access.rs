@@ -1,8 +1,7 @@
-//! Who may use which route: one table, looked at before a body is read.
+//! Who may use which route, looked at before a body is read.
 //!
-//! What a route needs follows from its method and its path in the route list, so that a new route is closed
-//! until the table says otherwise. A key that is limited to a tenant reaches the data of that tenant by its
-//! name; what works on the whole store is not for it.
+//! What a route needs stands in the route list; what is not there is closed. A key that is limited to a tenant reaches the data
+//! of that tenant by its name; what works on the whole store is not for it.
 
 use std::sync::Arc;
 
@@ -16,91 +15,39 @@ use base64::engine::general_purpose::STANDARD;
 use uuid::Uuid;
 
 use super::error::refusal;
-use super::layers::current_request_id;
+use super::request_id::current_request_id;
+use super::route_list::{Requirement, Requirements};
 use crate::access::{Caller, Role, Scope};
 use crate::app::App;
 use crate::error::{Error, Kind, Result};
-
-/// What a route needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Requirement {
-    /// No key.
-    Nothing,
-    /// A key of at least this role. What the route reaches is in its path, or is nobody's data.
-    Role(Role),
-    /// A key of at least this role that is not limited to a tenant: the route reaches the whole store.
-    WholeStore(Role),
-}
 
 /// Where collections are made. A key that may only read gets from there what exists: whether it does is seen in the
 /// body, so the handler decides ([`check_role`]).
 const COLLECTIONS: &str = "/api/v2/tenants/{tenant}/databases/{database}/collections";
 const COLLECTION: &str = "/api/v2/tenants/{tenant}/databases/{database}/collections/";
 
-/// What the route of this method and path (as in the route list) needs.
-pub(super) fn requirement(method: &Method, route: &str) -> Requirement {
-    use Requirement::{Nothing, WholeStore};
-    let by_method = || {
-        let reads = *method == Method::GET
-            || *method == Method::HEAD
-            || route
-                .rsplit('/')
-                .next()
-                .is_some_and(|verb| ["count", "get", "query", "search"].contains(&verb));
-        if reads { Role::Reader } else { Role::Writer }
-    };
-    match route {
-        "/health" | "/health/live" | "/health/ready" => Nothing,
-        "/" | "/openapi.json" | "/docs" | "/docs/" | "/docs/{*rest}" => {
-            Requirement::Role(Role::Reader)
-        }
-        // A limited key is shown what it may reach.
-        "/collections" => Requirement::Role(Role::Reader),
-        "/metrics" => WholeStore(Role::Reader),
-        "/keys" | "/api/v2/reset" => WholeStore(Role::Admin),
-        "/api/v2/tenants" => WholeStore(Role::Writer),
-        // A resource name is an alias that all tenants share.
-        "/api/v2/tenants/{tenant}" if *method == Method::PATCH => WholeStore(Role::Operator),
-        _ if route.starts_with("/page/") => Requirement::Role(Role::Reader),
-        _ if route.starts_with("/health/") => WholeStore(Role::Reader),
-        _ if route.starts_with("/api/") => Requirement::Role(by_method()),
-        _ => WholeStore(Role::Operator),
-    }
-}
-
-/// Whether a route is open to everybody.
-pub(super) fn is_open(route: &str) -> bool {
-    requirement(&Method::GET, route) == Requirement::Nothing
-}
-
-/// What a route needs, as a sentence.
-pub(super) fn describe(method: &str, route: &str) -> Option<String> {
-    let method = method.to_ascii_uppercase().parse().ok()?;
-    let (role, limit) = match requirement(&method, route) {
-        Requirement::Nothing => return None,
-        Requirement::Role(role) => (role, ""),
-        Requirement::WholeStore(role) => (role, ", not limited to a tenant"),
-    };
-    Some(format!(
-        "Where keys are configured: a key of the role `{}` or above{limit}.",
-        role.as_str()
-    ))
+/// What [`guard`] looks at.
+#[derive(Clone)]
+pub(super) struct Guard {
+    pub(super) app: App,
+    pub(super) requirements: Arc<Requirements>,
 }
 
 /// Lets through who may, and says why not to the others. Changes by operators and admins are logged.
-pub(super) async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
+pub(super) async fn guard(State(guard): State<Guard>, request: Request, next: Next) -> Response {
+    let Guard { app, requirements } = guard;
     let (mut parts, body) = request.into_parts();
     if let Err(error) = check_site(&app, &parts) {
         return refusal(parts.uri.path(), error);
     }
-    let admitted = match admit(&app, &mut parts).await {
+    let admitted = match admit(&app, &requirements, &mut parts).await {
         Ok(admitted) => admitted,
         Err(error) => return challenge(&parts, refusal(parts.uri.path(), error)),
     };
     let has_keys = app.access().is_required();
     let audit = admitted
         .as_ref()
-        .and_then(|caller| audit(&parts, caller, has_keys));
+        .and_then(|caller| audit(&parts, &requirements, caller, has_keys));
     if let Some(caller) = admitted {
         parts.extensions.insert(caller);
     }
@@ -131,7 +78,11 @@ fn check_site(app: &App, parts: &Parts) -> Result<()> {
 }
 
 /// The caller, where one is known.
-async fn admit(app: &App, parts: &mut Parts) -> Result<Option<Caller>> {
+async fn admit(
+    app: &App,
+    requirements: &Requirements,
+    parts: &mut Parts,
+) -> Result<Option<Caller>> {
     let access = app.access();
     if !access.is_required() {
         return Ok(Some(Caller::anonymous()));
@@ -143,7 +94,7 @@ async fn admit(app: &App, parts: &mut Parts) -> Result<Option<Caller>> {
     let route = route.as_ref().map(MatchedPath::as_str);
     // What is not there is said to whoever has a key.
     let requirement = route.map_or(Requirement::Role(Role::Reader), |route| {
-        requirement(&parts.method, route)
+        requirements.of(&parts.method, route)
     });
     let (role, whole_store) = match requirement {
         Requirement::Nothing => return Ok(caller),
@@ -334,9 +285,14 @@ struct Audit {
 
 /// Changes to the store as a whole are always logged, changes to data when an operator's or admin's key makes
 /// them.
-fn audit(parts: &Parts, caller: &Caller, has_keys: bool) -> Option<Audit> {
+fn audit(
+    parts: &Parts,
+    requirements: &Requirements,
+    caller: &Caller,
+    has_keys: bool,
+) -> Option<Audit> {
     let route = parts.extensions.get::<MatchedPath>()?.as_str();
-    let needed = match requirement(&parts.method, route) {
+    let needed = match requirements.of(&parts.method, route) {
         Requirement::Nothing => return None,
         Requirement::Role(role) | Requirement::WholeStore(role) => role,
     };
@@ -385,33 +341,6 @@ impl Drop for Audit {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_route_that_the_table_does_not_know_is_closed() {
-        let method = Method::GET;
-        for route in ["/backups", "/new", "/jobs/{id}", "/healthy"] {
-            assert_eq!(
-                requirement(&method, route),
-                Requirement::WholeStore(Role::Operator),
-                "{route}"
-            );
-        }
-    }
-
-    #[test]
-    fn reading_is_told_from_writing() {
-        let of = |method: Method, rest: &str| {
-            requirement(&method, &format!("{COLLECTION}{{collection_id}}{rest}"))
-        };
-        for rest in ["/get", "/query", "/search", "/count"] {
-            assert_eq!(of(Method::POST, rest), Requirement::Role(Role::Reader));
-        }
-        for rest in ["/add", "/upsert", "/update", "/delete", "/fork", ""] {
-            assert_eq!(of(Method::POST, rest), Requirement::Role(Role::Writer));
-        }
-        assert_eq!(of(Method::GET, ""), Requirement::Role(Role::Reader));
-        assert_eq!(of(Method::DELETE, ""), Requirement::Role(Role::Writer));
-    }
 
     #[test]
     fn a_key_is_found_in_three_places() {

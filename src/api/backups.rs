@@ -6,69 +6,24 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 
-use super::collections::CollectionSummary;
 use super::error::Problem;
 use super::extract::{Object, OperationBody, OperationPath, OperationQuery};
 use super::jobs::{Asked, JobResponse, KeyHeader, WaitQuery, page_limit, run_job};
-use super::openapi::{BACKUPS, SELECTOR, words};
-use crate::app::App;
-use crate::app::verbs::{self, BackupOutcome};
+use super::names::CollectionReference;
+use super::outcomes::BackupResponse;
+use super::tags::{BACKUPS, SELECTOR};
+use crate::app::{App, verbs};
 use crate::error::{Error, Kind, Result};
-use crate::model::names::{
-    CollectionName, DEFAULT_DATABASE, DEFAULT_TENANT, check_name, check_tenant_name,
-};
 use crate::model::selector::Selector;
 use crate::operations::backup::{self, BackupRequest};
 use crate::operations::delete;
-use crate::repository::format::{Annotations, Manifest, Summary, Verification, VerificationLevel};
-use crate::repository::{Repository, Restorable, Standing};
-
-/// A collection by name.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct CollectionReference {
-    /// `default_tenant` without.
-    #[serde(default = "default_tenant")]
-    #[schema(default = "default_tenant")]
-    pub(super) tenant: String,
-    /// `default_database` without.
-    #[serde(default = "default_database")]
-    #[schema(default = "default_database")]
-    pub(super) database: String,
-    #[schema(example = "articles")]
-    pub(super) name: String,
-}
-
-pub(super) fn default_tenant() -> String {
-    DEFAULT_TENANT.to_owned()
-}
-
-pub(super) fn default_database() -> String {
-    DEFAULT_DATABASE.to_owned()
-}
-
-/// Checks a name that something will be created under.
-///
-/// # Errors
-/// `Unprocessable`.
-pub(super) fn checked(name: CollectionName) -> Result<CollectionName> {
-    check_tenant_name(&name.tenant)
-        .and_then(|()| check_name(&name.database))
-        .and_then(|()| check_name(&name.name))
-        .map_err(|error| Error::unprocessable(error.message()))?;
-    Ok(name)
-}
-
-impl From<CollectionReference> for CollectionName {
-    fn from(reference: CollectionReference) -> Self {
-        Self::new(reference.tenant, reference.database, reference.name)
-    }
-}
+use crate::repository::Repository;
+use crate::repository::format::{Annotations, Summary};
 
 /// What kind of backup to make.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, ToSchema)]
@@ -123,116 +78,6 @@ impl From<CreateBackupRequest> for BackupRequest {
             collections: request.collections.map(names),
             labels: request.labels,
             pinned: request.pinned,
-        }
-    }
-}
-
-/// A backup.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Backup)]
-pub(super) struct BackupResponse {
-    #[schema(example = "backup_2026-11-23_10-30-00")]
-    id: String,
-    /// `full` or `incremental`.
-    #[schema(value_type = WrittenKind)]
-    kind: String,
-    parent: Option<String>,
-    /// The moment it holds.
-    as_of: DateTime<Utc>,
-    /// When it was asked for.
-    requested_at: DateTime<Utc>,
-    /// As `as_of`.
-    created_at: DateTime<Utc>,
-    duration_ms: u64,
-    /// Records that it restores.
-    records: u64,
-    /// Records that it had to write.
-    new_records: u64,
-    tombstones: u64,
-    /// Bytes of its records, uncompressed.
-    raw_bytes: u64,
-    /// Bytes that it had to write.
-    new_bytes: u64,
-    /// Bytes of all packs that it refers to.
-    stored_bytes: u64,
-    /// `zstd`
-    compression: &'static str,
-    encrypted: bool,
-    labels: BTreeMap<String, String>,
-    pinned: bool,
-    collections: Vec<CollectionSummary>,
-    /// Whether it can be restored, as far as that is known.
-    #[schema(value_type = words::Restorable)]
-    restorable: Restorable,
-    /// How many of its packs are known to be damaged or missing.
-    damaged_packs: usize,
-    /// The collections that need one of them.
-    #[schema(value_type = Vec<CollectionReference>)]
-    damaged_collections: Vec<CollectionName>,
-    /// The newest verification; null: never verified.
-    #[schema(value_type = Option<VerificationResponse>)]
-    verification: Option<Verification>,
-}
-
-/// What kind of backup it is.
-#[derive(ToSchema)]
-#[serde(rename_all = "snake_case")]
-#[expect(dead_code, reason = "it describes a word of the manifest")]
-enum WrittenKind {
-    Full,
-    Incremental,
-}
-
-/// How a backup was verified.
-#[derive(ToSchema)]
-#[schema(as = Verification)]
-#[expect(dead_code, reason = "it describes what is answered as it is stored")]
-struct VerificationResponse {
-    #[schema(value_type = words::VerificationLevel)]
-    level: VerificationLevel,
-    at: DateTime<Utc>,
-    ok: bool,
-    checked_records: u64,
-    checked_bytes: u64,
-}
-
-impl BackupResponse {
-    pub(super) fn new(manifest: &Manifest, standing: Standing) -> Self {
-        Self::of(BackupOutcome::from(manifest), standing)
-    }
-
-    pub(super) fn of(made: BackupOutcome, standing: Standing) -> Self {
-        let BackupOutcome {
-            summary,
-            totals,
-            collections,
-        } = made;
-        Self {
-            requested_at: summary.requested_at(),
-            id: summary.id,
-            kind: summary.kind,
-            parent: summary.parent,
-            as_of: summary.created_at,
-            created_at: summary.created_at,
-            duration_ms: summary.duration_ms,
-            records: totals.records,
-            new_records: summary.new_records,
-            tombstones: summary.tombstones,
-            raw_bytes: totals.raw_bytes,
-            new_bytes: summary.new_bytes,
-            stored_bytes: totals.stored_bytes,
-            compression: "zstd",
-            encrypted: false,
-            labels: summary.labels,
-            pinned: summary.pinned,
-            collections: collections
-                .into_iter()
-                .map(CollectionSummary::from)
-                .collect(),
-            restorable: standing.restorable,
-            damaged_packs: standing.damaged_packs.len(),
-            damaged_collections: standing.damaged_collections,
-            verification: standing.verification,
         }
     }
 }

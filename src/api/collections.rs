@@ -6,55 +6,19 @@ use axum::{Extension, Json};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
-use uuid::Uuid;
 
 use super::error::Problem;
 use super::extract::OperationQuery;
 use super::jobs::page_limit;
-use super::openapi::COLLECTIONS;
-use super::openapi::configurations::Space;
+use super::outcomes::CollectionSummary;
+use super::tags::COLLECTIONS;
 use crate::access::Caller;
 use crate::app::App;
 use crate::engine::CollectionInfo;
 use crate::error::{Error, Result};
-use crate::model::collection::HeldCollection;
 use crate::model::names::CollectionName;
-
-/// What a collection holds, now or in a backup.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct CollectionSummary {
-    tenant: String,
-    database: String,
-    name: String,
-    id: Uuid,
-    records: u64,
-    dimension: Option<u32>,
-    /// `l2`, `cosine` or `ip`.
-    #[schema(value_type = Space)]
-    space: Value,
-    /// The last write to it.
-    sequence: u64,
-    /// Sum of the hashes of its records: equal digests, equal content.
-    digest: String,
-}
-
-impl From<HeldCollection> for CollectionSummary {
-    fn from(held: HeldCollection) -> Self {
-        Self {
-            tenant: held.name.tenant,
-            database: held.name.database,
-            name: held.name.name,
-            id: held.id,
-            records: held.records,
-            dimension: held.dimension,
-            space: json!(held.space),
-            sequence: held.sequence,
-            digest: held.digest.to_string(),
-        }
-    }
-}
 
 /// Which collections to list.
 #[derive(Debug, Deserialize, IntoParams)]

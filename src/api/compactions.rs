@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::error::Problem;
 use super::extract::OperationBody;
 use super::jobs::{Asked, JobResponse, KeyHeader, WaitQuery, run_job};
-use super::openapi::COMPACTIONS;
+use super::tags::COMPACTIONS;
 use crate::app::{App, verbs};
 use crate::error::Result;
 

@@ -6,7 +6,8 @@ use futures::future::join_all;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::openapi::{MIGRATE, words};
+use super::openapi::words;
+use super::tags::MIGRATE;
 use crate::app::App;
 use crate::environments::{EnvironmentKind, LOCAL};
 

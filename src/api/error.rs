@@ -5,7 +5,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
-use super::layers::current_request_id;
+use super::request_id::current_request_id;
 use crate::error::{Error, Kind};
 use crate::jobs::JobProblem;
 

@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use super::error::Problem;
 use super::extract::OperationPath;
 use super::jobs::{JobResponse, whole};
-use super::openapi::JOBS;
+use super::tags::JOBS;
 use crate::app::App;
 use crate::error::{Error, Kind, Result};
 

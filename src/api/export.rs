@@ -13,11 +13,12 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use utoipa::{IntoParams, ToSchema};
 
-use super::backups::{BackupResponse, default_database, default_tenant};
 use super::error::Problem;
 use super::extract::{OperationPath, OperationQuery};
+use super::names::{default_database, default_tenant};
 use super::openapi::filters::Metadata;
-use super::openapi::{BACKUPS, SELECTOR};
+use super::outcomes::BackupResponse;
+use super::tags::{BACKUPS, SELECTOR};
 use crate::app::App;
 use crate::model::names::CollectionName;
 use crate::model::selector::Selector;

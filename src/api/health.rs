@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
-use super::backups::{default_database, default_tenant};
 use super::error::Problem;
 use super::extract::{OperationPath, OperationQuery};
-use super::openapi::HEALTH;
+use super::names::{default_database, default_tenant};
+use super::tags::HEALTH;
 use crate::access::Caller;
 use crate::app::App;
 use crate::health::deep::DeepCheck;

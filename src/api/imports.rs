@@ -17,7 +17,7 @@ use super::error::Problem;
 use super::export::{ExportFormat, ExportedDocument};
 use super::extract::OperationQuery;
 use super::jobs::{Asked, JobResponse, KeyHeader, run_job};
-use super::openapi::BACKUPS;
+use super::tags::BACKUPS;
 use crate::app::verbs::{self, import::ImportRequest};
 use crate::app::{App, ReceivedFile};
 use crate::error::{Error, Kind, Result};

@@ -15,8 +15,9 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::error::{Problem, job_problem, status_of};
 use super::extract::{OperationPath, OperationQuery};
-use super::openapi::{JOBS, words};
+use super::openapi::words;
 use super::outcomes;
+use super::tags::JOBS;
 use crate::access::Caller;
 use crate::app::App;
 use crate::app::verbs::{JobRequest, Planned};

@@ -7,7 +7,7 @@ use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::openapi::ACCESS;
+use super::tags::ACCESS;
 use crate::access::{Caller, Role};
 use crate::app::App;
 

@@ -13,29 +13,18 @@ use tokio::sync::Semaphore;
 use tracing::Instrument as _;
 use uuid::Uuid;
 
-use super::access;
 use super::bodies::Bodies;
 use super::error::{Problem, refusal};
 use super::jobs::asks_to_wait;
 use super::measure;
+use super::request_id::{self, REQUEST_ID};
+use super::route_list::Requirements;
 use crate::app::App;
 use crate::error::{Error, Kind};
 
-pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACE_ID: HeaderName = HeaderName::from_static("chroma-trace-id");
 /// A request id that a client sends is taken over up to this length.
 const MAX_REQUEST_ID_BYTES: usize = 128;
-
-tokio::task_local! {
-    static CURRENT_REQUEST_ID: String;
-}
-
-/// The id of the request that is being answered; empty outside of one.
-pub(super) fn current_request_id() -> String {
-    CURRENT_REQUEST_ID
-        .try_with(Clone::clone)
-        .unwrap_or_default()
-}
 
 /// Gives the request its id, logs it, and puts the id on the answer.
 pub(super) async fn identify(request: Request, next: Next) -> Response {
@@ -51,11 +40,11 @@ pub(super) async fn identify(request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
     let span = tracing::info_span!("request", id = %id, %method, path);
     let started = Instant::now();
-    let mut response = CURRENT_REQUEST_ID
-        .scope(id.clone(), async {
-            let response = next.run(request).await;
-            explain_unknown(&method, &path, response)
-        })
+    let answered = async {
+        let response = next.run(request).await;
+        explain_unknown(&method, &path, response)
+    };
+    let mut response = request_id::scope(id.clone(), answered)
         .instrument(span.clone())
         .await;
     let status = response.status();
@@ -117,16 +106,18 @@ pub(super) struct Bounds {
     timeout: Duration,
     wait_timeout: Duration,
     bodies: Bodies,
+    requirements: Arc<Requirements>,
 }
 
 impl Bounds {
-    pub(super) fn new(app: &App) -> Self {
+    pub(super) fn new(app: &App, requirements: Arc<Requirements>) -> Self {
         let server = &app.config().server;
         Self {
             running: Arc::new(Semaphore::new(server.max_concurrent_requests)),
             timeout: Duration::from_millis(server.request_timeout_ms),
             wait_timeout: Duration::from_millis(app.config().jobs.wait_timeout_ms),
             bodies: Bodies::new(server),
+            requirements,
         }
     }
 }
@@ -135,7 +126,7 @@ impl Bounds {
 /// from when it is there as a whole: one that comes slowly takes no place.
 pub(super) async fn bound(State(bounds): State<Bounds>, request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
-    let (request, _held) = if takes_body(&request) {
+    let (request, _held) = if takes_body(&request, &bounds.requirements) {
         match bounds.bodies.receive(request).await {
             Ok((request, held)) => (request, Some(held)),
             Err(error) => return refusal(&path, error),
@@ -144,7 +135,7 @@ pub(super) async fn bound(State(bounds): State<Bounds>, request: Request, next: 
         (request, None)
     };
     let permit = bounds.running.try_acquire();
-    if permit.is_err() && !access::is_open(&path) {
+    if permit.is_err() && !bounds.requirements.is_open(&path) {
         measure::count_refused();
         return refusal(
             &path,
@@ -181,7 +172,7 @@ pub(super) async fn bound(State(bounds): State<Bounds>, request: Request, next: 
 }
 
 /// Whether a route is there that reads a body as a whole.
-fn takes_body(request: &Request) -> bool {
+fn takes_body(request: &Request, requirements: &Requirements) -> bool {
     let reads = matches!(
         *request.method(),
         Method::POST | Method::PUT | Method::PATCH | Method::DELETE
@@ -193,7 +184,7 @@ fn takes_body(request: &Request) -> bool {
         && request
             .extensions()
             .get::<MatchedPath>()
-            .is_some_and(|route| !access::is_open(route.as_str()))
+            .is_some_and(|route| !requirements.is_open(route.as_str()))
 }
 
 /// Stands on the answer in place of a panic, until [`identify`] gives it its family's body.

@@ -5,7 +5,7 @@ use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
 
 use super::error::Problem;
-use super::openapi::METRICS;
+use super::tags::METRICS;
 use crate::app::App;
 
 /// Of Prometheus' text format.

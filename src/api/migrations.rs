@@ -4,71 +4,37 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 use utoipa::ToSchema;
 
-use super::backups::checked;
 use super::error::Problem;
 use super::extract::{Object, OperationBody};
 use super::jobs::{Asked, JobResponse, KeyHeader, WaitQuery, dry_run, run_job};
-use super::openapi::{MIGRATE, words};
+use super::names::{MigrateEnd, checked};
+use super::openapi::words;
+use super::outcomes::{PlannedLoss, losses};
 use super::restores::PlannedCounts;
+use super::tags::MIGRATE;
 use crate::app::App;
 use crate::app::verbs::migration::MigrationPreview;
-use crate::app::verbs::{self, MigrationOutcome, Place};
-use crate::environments::{LOCAL, Loss};
+use crate::app::verbs::{self, Place};
 use crate::error::Result;
 use crate::operations::conflict::{self, Action, OnConflict, Winner};
 use crate::operations::migrate::{End, MigrateRequest};
 use crate::progress::Progress;
 
-fn local() -> String {
-    LOCAL.to_owned()
-}
-
 fn yes() -> bool {
     true
 }
 
-/// One end of a migration.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-struct MigrateEnd {
-    /// A name of `GET /environments`.
-    #[serde(default = "local")]
-    #[schema(default = "local")]
-    environment: String,
-    /// The environment's own without: `default_tenant`, unless configured otherwise.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tenant: Option<String>,
-    /// The environment's own without: `default_database`, unless configured otherwise.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    database: Option<String>,
-    #[schema(example = "articles")]
-    collection: String,
-}
-
-impl MigrateEnd {
-    fn resolve(self, app: &App) -> Result<End> {
-        End::new(
-            app.environments(),
-            self.environment,
-            self.tenant.as_deref(),
-            self.database.as_deref(),
-            &self.collection,
-        )
-    }
-}
-
-impl From<Place> for MigrateEnd {
-    fn from(place: Place) -> Self {
-        Self {
-            environment: place.environment,
-            tenant: Some(place.name.tenant),
-            database: Some(place.name.database),
-            collection: place.name.name,
-        }
-    }
+fn resolved(end: MigrateEnd, app: &App) -> Result<End> {
+    End::new(
+        app.environments(),
+        end.environment,
+        end.tenant.as_deref(),
+        end.database.as_deref(),
+        &end.collection,
+    )
 }
 
 /// `merge_winner`
@@ -124,10 +90,10 @@ impl MigrateBody {
     fn request(self, app: &App) -> Result<MigrateRequest> {
         let Object(source) = self.source;
         let Object(target) = self.target;
-        let mut target = target.resolve(app)?;
+        let mut target = resolved(target, app)?;
         target.name = checked(target.name)?;
         Ok(MigrateRequest {
-            source: source.resolve(app)?,
+            source: resolved(source, app)?,
             target,
             on_conflict: self.on_conflict,
             winner: conflict::winner(self.on_conflict, self.merge_winner.map(Winner::from))?,
@@ -136,52 +102,6 @@ impl MigrateBody {
             allow_loss: self.allow_loss,
         })
     }
-}
-
-/// The job's result.
-pub(super) fn result(migration: MigrationOutcome) -> Value {
-    let outcome = migration.done;
-    let per_second = outcome.read.saturating_mul(1_000) / outcome.duration_ms.max(1);
-    json!({
-        "source": MigrateEnd::from(migration.source),
-        "target": MigrateEnd::from(migration.target),
-        "action": migration.action,
-        "read": outcome.read,
-        "inserted": outcome.counts.inserted,
-        "updated": outcome.counts.updated,
-        "unchanged": outcome.counts.unchanged,
-        "skipped": outcome.counts.skipped,
-        "deleted": outcome.counts.deleted,
-        "failed": 0,
-        "bytes": outcome.bytes,
-        "duration_ms": outcome.duration_ms,
-        "records_per_second": per_second,
-        "source_digest": outcome.source_digest,
-        "target_digest": outcome.target_digest,
-        "verified": outcome.verified,
-        "resumed": outcome.resumed,
-        "losses": losses(&outcome.losses),
-        "differences": outcome.differences,
-    })
-}
-
-/// Something that the target cannot hold.
-#[derive(Debug, Serialize, ToSchema)]
-struct PlannedLoss {
-    what: String,
-    /// Records that have it; 0: the collection itself.
-    records: u64,
-    /// Ids of the first of them.
-    examples: Vec<String>,
-}
-
-fn losses(found: &[Loss]) -> Vec<PlannedLoss> {
-    let shown = |loss: &Loss| PlannedLoss {
-        what: loss.what.clone(),
-        records: loss.records,
-        examples: loss.examples.clone(),
-    };
-    found.iter().map(shown).collect()
 }
 
 /// What a migration would do.

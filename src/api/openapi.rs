@@ -9,25 +9,11 @@ pub(super) mod words;
 use utoipa::openapi::tag::TagBuilder;
 use utoipa::openapi::{InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder};
 
-use crate::error::{Error, Result};
-
-/// What stands in a path where a backup is meant.
-pub(super) const SELECTOR: &str = "A backup's id, `latest` (the newest restorable one), or `before:` and an RFC 3339 time (the newest restorable one of that moment or before)";
-
-/// Tags, as Swagger UI groups by them.
-pub(super) const COLLECTIONS: &str = "Collections";
-pub(super) const BACKUPS: &str = "Backups";
-pub(super) const RESTORE: &str = "Restore";
-pub(super) const MIGRATE: &str = "Migrate";
-pub(super) const COMPACTIONS: &str = "Compactions";
-pub(super) const JOBS: &str = "Jobs";
-pub(super) const HEALTH: &str = "Health";
-pub(super) const ACCESS: &str = "Access";
-pub(super) const METRICS: &str = "Metrics";
-pub(super) const CHROMA_SYSTEM: &str = "Chroma: system";
-pub(super) const CHROMA_NAMESPACES: &str = "Chroma: tenants and databases";
-pub(super) const CHROMA_COLLECTIONS: &str = "Chroma: collections";
-pub(super) const CHROMA_RECORDS: &str = "Chroma: records";
+use super::route_list::Requirements;
+use super::tags::{
+    ACCESS, BACKUPS, CHROMA_COLLECTIONS, CHROMA_NAMESPACES, CHROMA_RECORDS, CHROMA_SYSTEM,
+    COLLECTIONS, COMPACTIONS, HEALTH, JOBS, METRICS, MIGRATE, RESTORE,
+};
 
 pub(super) fn base() -> OpenApi {
     let tags = [
@@ -82,20 +68,7 @@ pub(super) fn base() -> OpenApi {
 }
 
 /// Adds what all operations share.
-pub(super) fn complete(mut spec: OpenApi) -> OpenApi {
-    answers::complete(&mut spec);
+pub(super) fn complete(mut spec: OpenApi, requirements: &Requirements) -> OpenApi {
+    answers::complete(&mut spec, requirements);
     spec
-}
-
-/// The whole description as JSON, as `openapi/openapi.json` holds it.
-///
-/// # Errors
-/// `Internal` when it cannot be encoded.
-pub fn spec_json() -> Result<String> {
-    let (_, spec) = super::routes::described();
-    let mut text = spec
-        .to_pretty_json()
-        .map_err(|error| Error::internal("the description cannot be encoded").because(error))?;
-    text.push('\n');
-    Ok(text)
 }

@@ -1,11 +1,17 @@
 //! What came out of a job, as it is answered.
 
+mod backup;
+mod migration;
+mod prune;
+mod restore;
+
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::backups::BackupResponse;
-use super::prunings::PrunePlanResponse;
-use super::{migrations, restores};
+pub(super) use self::backup::{BackupResponse, CollectionSummary};
+pub(super) use self::migration::{PlannedLoss, losses};
+pub(super) use self::prune::PrunePlanResponse;
+pub(super) use self::restore::{DatabaseReference, tenant_names};
 use crate::app::verbs::Outcome;
 use crate::operations::compact::CompactionOutcome;
 use crate::operations::drill::DrillOutcome;
@@ -29,9 +35,9 @@ pub(super) fn shown(recorded: Value) -> Value {
         Outcome::Backup(made) => json!(BackupResponse::of(*made, Standing::unknown())),
         Outcome::Compaction(outcome) => json!(CompactionResult::from(outcome)),
         Outcome::Drill(outcome) => json!(DrillResult::from(outcome)),
-        Outcome::Migration(migration) => migrations::result(*migration),
+        Outcome::Migration(migration) => migration::result(*migration),
         Outcome::Prune(outcome) => json!(PrunePlanResponse::from(outcome)),
-        Outcome::Restore(outcome) => restores::result(&outcome),
+        Outcome::Restore(outcome) => restore::result(&outcome),
         Outcome::Verification(outcome) => json!(VerificationResult::from(outcome)),
     }
 }

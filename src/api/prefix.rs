@@ -7,7 +7,7 @@ use axum::http::{HeaderValue, Request, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use uuid::Uuid;
 
-use super::layers::REQUEST_ID;
+use super::request_id::REQUEST_ID;
 
 /// The prefix under which clients see the service; empty where there is none.
 #[derive(Clone)]

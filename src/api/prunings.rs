@@ -10,10 +10,11 @@ use utoipa::ToSchema;
 use super::error::Problem;
 use super::extract::OperationBody;
 use super::jobs::{Asked, JobResponse, KeyHeader, WaitQuery, dry_run, run_job};
-use super::openapi::BACKUPS;
+use super::outcomes::PrunePlanResponse;
+use super::tags::BACKUPS;
 use crate::app::{App, verbs};
 use crate::error::Result;
-use crate::operations::prune::{PruneOutcome, Rules};
+use crate::operations::prune::Rules;
 use crate::progress::Progress;
 
 /// How many backups to keep by each rule. Periods are UTC and count only where they have a backup.
@@ -53,42 +54,6 @@ impl PruneBody {
             daily: self.keep_daily.unwrap_or(0),
             weekly: self.keep_weekly.unwrap_or(0),
             monthly: self.keep_monthly.unwrap_or(0),
-        }
-    }
-}
-
-/// What a pruning would do, or did.
-#[derive(Serialize, ToSchema)]
-#[schema(as = PrunePlan)]
-pub(super) struct PrunePlanResponse {
-    /// Newest first.
-    kept: Vec<KeptBackup>,
-    /// Newest first.
-    deleted: Vec<String>,
-    freed_bytes: u64,
-    /// No longer needed, removed after `repository.grace_ms`.
-    pending_bytes: u64,
-}
-
-/// A backup that is kept.
-#[derive(Serialize, ToSchema)]
-struct KeptBackup {
-    id: String,
-    /// By which rules, and for which period.
-    reasons: Vec<String>,
-}
-
-impl From<PruneOutcome> for PrunePlanResponse {
-    fn from(outcome: PruneOutcome) -> Self {
-        let kept = outcome.kept.into_iter().map(|kept| KeptBackup {
-            id: kept.id,
-            reasons: kept.reasons,
-        });
-        Self {
-            kept: kept.collect(),
-            deleted: outcome.deleted,
-            freed_bytes: outcome.collected.freed_bytes,
-            pending_bytes: outcome.collected.pending_bytes,
         }
     }
 }

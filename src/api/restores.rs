@@ -9,22 +9,23 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::backups::{CollectionReference, checked, default_database, default_tenant};
 use super::chroma::check_ids;
 use super::error::Problem;
 use super::extract::{Object, OperationBody};
 use super::jobs::{Asked, JobResponse, KeyHeader, WaitQuery, dry_run, run_job};
+use super::names::{CollectionReference, checked, default_database, default_tenant};
 use super::openapi::filters::Where;
-use super::openapi::{RESTORE, words};
+use super::openapi::words;
+use super::outcomes::{DatabaseReference, tenant_names};
+use super::tags::RESTORE;
 use crate::app::App;
 use crate::app::verbs::{self, restore::RestorePreview};
-use crate::engine::Namespaces;
 use crate::error::{Error, Result};
 use crate::model::filter::Filter;
 use crate::model::names::CollectionName;
 use crate::model::selector::Selector;
 use crate::operations::conflict::{self, Action, OnConflict, RecordCounts, Winner};
-use crate::operations::restore::{RestoreOutcome, RestoreRequest, RestoreSelection, Selection};
+use crate::operations::restore::{RestoreRequest, RestoreSelection, Selection};
 use crate::progress::Progress;
 
 /// Where a restored collection goes; absent members are as in the backup.
@@ -152,63 +153,6 @@ impl RestoreCollection {
     }
 }
 
-/// The job's result.
-pub(super) fn result(outcome: &RestoreOutcome) -> Value {
-    let collections: Vec<Value> = outcome
-        .collections
-        .iter()
-        .map(|restored| {
-            json!({
-                "name": restored.name.name,
-                "to": CollectionReference::from(&restored.to),
-                "action": restored.action,
-                "records": restored.records,
-                "inserted": restored.counts.inserted,
-                "updated": restored.counts.updated,
-                "unchanged": restored.counts.unchanged,
-                "skipped": restored.counts.skipped,
-                "deleted": restored.counts.deleted,
-                "digest": restored.digest,
-                // A digest is only there when it was compared and found equal.
-                "verified": restored.digest.is_some(),
-                "missing": restored.missing.count,
-                "missing_ids": restored.missing.first,
-            })
-        })
-        .collect();
-    json!({
-        "backup": outcome.backup,
-        "created_at": outcome.created_at,
-        "collections": collections,
-        "tenants": tenant_names(&outcome.namespaces),
-        "databases": DatabaseReference::all(&outcome.namespaces),
-        "duration_ms": outcome.duration_ms,
-    })
-}
-
-/// A database that is made.
-#[derive(Debug, Serialize, ToSchema)]
-struct DatabaseReference {
-    tenant: String,
-    database: String,
-}
-
-impl DatabaseReference {
-    fn all(namespaces: &Namespaces) -> Vec<Self> {
-        let databases = namespaces.databases.iter();
-        let reference = |(tenant, database): &(String, String)| Self {
-            tenant: tenant.clone(),
-            database: database.clone(),
-        };
-        databases.map(reference).collect()
-    }
-}
-
-fn tenant_names(namespaces: &Namespaces) -> Vec<String> {
-    let tenants = namespaces.tenants.iter();
-    tenants.map(|tenant| tenant.name.clone()).collect()
-}
-
 /// What a restore would do to one collection.
 #[derive(Debug, Serialize, ToSchema)]
 struct PlannedCollection {
@@ -283,16 +227,6 @@ impl From<RestorePreview> for RestorePlanResponse {
             databases: DatabaseReference::all(&found.namespaces),
             needed_bytes: preview.needed_bytes,
             available_bytes: preview.available_bytes,
-        }
-    }
-}
-
-impl From<&CollectionName> for CollectionReference {
-    fn from(name: &CollectionName) -> Self {
-        Self {
-            tenant: name.tenant.clone(),
-            database: name.database.clone(),
-            name: name.name.clone(),
         }
     }
 }

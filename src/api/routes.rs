@@ -1,4 +1,6 @@
-//! THE route list: it makes both the router and the OpenAPI description.
+//! The routes of the service, and what surrounds them.
+
+use std::sync::Arc;
 
 use axum::Router;
 use axum::http::{HeaderName, HeaderValue, header};
@@ -6,92 +8,111 @@ use axum::routing::get;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, Any, CorsLayer};
 use utoipa::openapi::{OpenApi, Server};
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use utoipa_swagger_ui::{Config as SwaggerConfig, SwaggerUi};
 
+use super::access::Guard;
 use super::layers::{self, Bounds};
+use super::route_list::Requirement::{Nothing, Role, WholeStore};
+use super::route_list::{Requirements, RouteList};
 use super::{
     access, backups, chroma, collections, compactions, drills, environments, events, export,
     health, imports, jobs, keys, metrics, migrations, openapi, page, prunings, restores,
     verifications,
 };
 use super::{measure, newline};
+use crate::access::Role::{Admin, Operator, Reader};
 use crate::app::App;
+use crate::error::{Error, Result};
 
 /// All routes of the operations family.
-fn operations() -> OpenApiRouter<App> {
-    OpenApiRouter::new()
-        .routes(routes!(collections::list_all_collections))
-        .routes(routes!(backups::create_backup, backups::list_backups))
-        .routes(routes!(imports::import_backup))
-        .routes(routes!(prunings::prune_backups))
-        .routes(routes!(
-            backups::get_backup,
-            backups::update_backup,
-            backups::delete_backup
-        ))
-        .routes(routes!(verifications::verify_backup))
-        .routes(routes!(export::export_backup))
-        .routes(routes!(restores::restore_backup))
-        .routes(routes!(drills::create_drill))
-        .routes(routes!(migrations::migrate_collection))
-        .routes(routes!(compactions::create_compaction))
-        .routes(routes!(environments::list_environments))
-        .routes(routes!(keys::list_keys))
-        .routes(routes!(jobs::list_jobs))
-        .routes(routes!(jobs::get_job))
-        .routes(routes!(jobs::cancel_job))
-        .routes(routes!(events::get_events))
-        .routes(routes!(health::get_health))
-        .routes(routes!(health::get_liveness))
-        .routes(routes!(health::get_readiness))
-        .routes(routes!(health::check_storage))
-        .routes(routes!(health::check_collections))
-        .routes(routes!(health::check_collection))
-        .routes(routes!(health::check_embeddings))
-        .routes(routes!(metrics::get_metrics))
+fn operations(routes: RouteList) -> RouteList {
+    let (open, reader, operator) = (Nothing, Role(Reader), WholeStore(Operator));
+    routes
+        // A limited key is shown what it may reach.
+        .described(reader, routes!(collections::list_all_collections))
+        .described(
+            operator,
+            routes!(backups::create_backup, backups::list_backups),
+        )
+        .described(operator, routes!(imports::import_backup))
+        .described(operator, routes!(prunings::prune_backups))
+        .described(
+            operator,
+            routes!(
+                backups::get_backup,
+                backups::update_backup,
+                backups::delete_backup
+            ),
+        )
+        .described(operator, routes!(verifications::verify_backup))
+        .described(operator, routes!(export::export_backup))
+        .described(operator, routes!(restores::restore_backup))
+        .described(operator, routes!(drills::create_drill))
+        .described(operator, routes!(migrations::migrate_collection))
+        .described(operator, routes!(compactions::create_compaction))
+        .described(operator, routes!(environments::list_environments))
+        .described(WholeStore(Admin), routes!(keys::list_keys))
+        .described(operator, routes!(jobs::list_jobs))
+        .described(operator, routes!(jobs::get_job))
+        .described(operator, routes!(jobs::cancel_job))
+        .described(operator, routes!(events::get_events))
+        .described(open, routes!(health::get_health))
+        .described(open, routes!(health::get_liveness))
+        .described(open, routes!(health::get_readiness))
+        .described(WholeStore(Reader), routes!(health::check_storage))
+        .described(WholeStore(Reader), routes!(health::check_collections))
+        .described(WholeStore(Reader), routes!(health::check_collection))
+        .described(WholeStore(Reader), routes!(health::check_embeddings))
+        .described(WholeStore(Reader), routes!(metrics::get_metrics))
 }
 
-/// Routes and their description.
-pub(super) fn described() -> (Router<App>, OpenApi) {
-    let (routes, spec) = OpenApiRouter::with_openapi(openapi::base())
-        .merge(operations())
-        .merge(chroma::routes())
-        .split_for_parts();
-    (routes, openapi::complete(spec))
+/// The page, its files, and Swagger UI.
+fn pages(routes: RouteList) -> RouteList {
+    let reader = Role(Reader);
+    page::files()
+        .fold(routes, |routes, (path, file)| {
+            routes.plain(reader, path, file)
+        })
+        .plain(reader, "/", get(page::index))
+        .foreign(
+            reader,
+            &["/openapi.json", "/docs", "/docs/", "/docs/{*rest}"],
+        )
+}
+
+/// Routes, their description, and who may use what.
+fn listed() -> (Router<App>, OpenApi, Requirements) {
+    let list = pages(chroma::routes(operations(RouteList::new(openapi::base()))));
+    let (routes, spec, requirements) = list.finish();
+    let spec = openapi::complete(spec, &requirements);
+    (routes, spec, requirements)
 }
 
 /// The whole service as a router.
 pub fn router(app: &App) -> Router {
     measure::start();
-    let (routes, mut spec) = described();
+    let (routes, mut spec, requirements) = listed();
+    let requirements = Arc::new(requirements);
     let base_path = &app.config().server.base_path;
     if !base_path.is_empty() {
         spec.servers = Some(vec![Server::new(base_path)]);
     }
     // Seen from /docs/, wherever that is.
-    let swagger = SwaggerConfig::new(["../openapi.json"]);
-    let routes = page::files()
-        .fold(
-            routes.route("/", get(page::index)),
-            |routes, (path, file)| routes.route(path, file),
-        )
-        .merge(chroma::undocumented())
-        .merge(
-            SwaggerUi::new("/docs")
-                .config(swagger)
-                .url("/openapi.json", spec),
-        );
+    let swagger = SwaggerUi::new("/docs")
+        .config(SwaggerConfig::new(["../openapi.json"]))
+        .url("/openapi.json", spec);
+    let guard = Guard {
+        app: app.clone(),
+        requirements: Arc::clone(&requirements),
+    };
     let routes = routes
+        .merge(swagger)
         .layer(axum::middleware::from_fn_with_state(
-            Bounds::new(app),
+            Bounds::new(app, requirements),
             layers::bound,
         ))
-        .layer(axum::middleware::from_fn_with_state(
-            app.clone(),
-            access::guard,
-        ));
+        .layer(axum::middleware::from_fn_with_state(guard, access::guard));
     // A browser asks what is allowed before it sends a key.
     let routes = match cors(&app.config().server.cors_allow_origins) {
         Some(cors) => routes.layer(cors),
@@ -103,6 +124,19 @@ pub fn router(app: &App) -> Router {
         .layer(axum::middleware::from_fn(newline::end_with_newline))
         .layer(axum::middleware::from_fn(measure::measure))
         .with_state(app.clone())
+}
+
+/// The whole description as JSON, as `openapi/openapi.json` holds it.
+///
+/// # Errors
+/// `Internal` when it cannot be encoded.
+pub fn spec_json() -> Result<String> {
+    let (_, spec, _) = listed();
+    let mut text = spec
+        .to_pretty_json()
+        .map_err(|error| Error::internal("the description cannot be encoded").because(error))?;
+    text.push('\n');
+    Ok(text)
 }
 
 fn cors(origins: &[String]) -> Option<CorsLayer> {

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::error::Problem;
 use super::extract::{OperationBody, OperationPath};
 use super::jobs::{Asked, JobResponse, KeyHeader, WaitQuery, run_job};
-use super::openapi::{BACKUPS, SELECTOR};
+use super::tags::{BACKUPS, SELECTOR};
 use crate::app::App;
 use crate::app::verbs;
 use crate::app::verbs::verification::VerificationRequest;

@@ -12,7 +12,6 @@ use uuid::Uuid;
 
 use super::collection::Collection;
 use super::format::Head;
-use super::markers::BackupMarker;
 use super::store::{Batch, Store, Tree, Value, named, prefix_end};
 use crate::error::{Error, Result};
 use crate::model::collection::{CollectionDefinition, CollectionDescriptor, Lifecycle};
@@ -26,7 +25,7 @@ const DATABASE: u8 = b'd';
 const DESCRIPTOR: u8 = b'c';
 const HEAD: u8 = b'h';
 const NAME: u8 = b'n';
-const MARKER: u8 = b'm';
+pub(super) const MARKER: u8 = b'm';
 pub(super) const CHECKPOINT: u8 = b'p';
 
 /// A tenant.
@@ -152,7 +151,7 @@ fn key(kind: u8, parts: &[&str]) -> Vec<u8> {
     key
 }
 
-fn id_key(kind: u8, id: Uuid) -> Vec<u8> {
+pub(super) fn id_key(kind: u8, id: Uuid) -> Vec<u8> {
     let mut key = vec![kind];
     key.extend_from_slice(id.as_bytes());
     key
@@ -163,32 +162,6 @@ pub(super) fn checkpoint_key(name: &str) -> Vec<u8> {
     let mut key = vec![CHECKPOINT];
     key.extend_from_slice(name.as_bytes());
     key
-}
-
-/// Key of what a repository holds of a collection.
-pub(super) fn marker_key(collection: Uuid, repository: Uuid) -> Vec<u8> {
-    let mut key = id_key(MARKER, collection);
-    key.extend_from_slice(repository.as_bytes());
-    key
-}
-
-/// Keys of all markers of a collection begin like this.
-pub(super) fn marker_prefix(collection: Uuid) -> Vec<u8> {
-    id_key(MARKER, collection)
-}
-
-/// All markers of all collections, each with the repository that it is of.
-pub(super) fn all_markers(store: &Store) -> impl Iterator<Item = Result<(Uuid, BackupMarker)>> {
-    let prefix = vec![MARKER];
-    let end = prefix_end(&prefix);
-    store.scan(Tree::Catalog, prefix, end).map(|entry| {
-        let (key, value) = entry?;
-        let repository = key.get(17..).and_then(|id| Uuid::from_slice(id).ok());
-        let repository = repository.ok_or_else(|| {
-            Error::storage("a backup's marker does not say which repository it is of")
-        })?;
-        Ok((repository, stored::decode(&value)?))
-    })
 }
 
 fn name_key(name: &CollectionName) -> Vec<u8> {
@@ -207,10 +180,6 @@ impl Stored for CollectionDescriptor {
     const NAME: &'static str = "a collection's catalog entry";
 }
 
-impl Stored for BackupMarker {
-    const NAME: &'static str = "a marker of a backup";
-}
-
 /// Catalog changes of a batch.
 pub(super) trait CatalogBatch {
     fn put_tenant(&mut self, tenant: &Tenant);
@@ -222,7 +191,6 @@ pub(super) trait CatalogBatch {
     fn put_name(&mut self, name: &CollectionName, id: Uuid);
     fn remove_name(&mut self, name: &CollectionName);
     fn remove_collection(&mut self, id: Uuid);
-    fn put_marker(&mut self, collection: Uuid, repository: Uuid, marker: &BackupMarker);
 }
 
 impl CatalogBatch for Batch {
@@ -267,11 +235,6 @@ impl CatalogBatch for Batch {
     fn remove_collection(&mut self, id: Uuid) {
         self.remove(Tree::Catalog, id_key(DESCRIPTOR, id));
         self.remove(Tree::Catalog, id_key(HEAD, id));
-    }
-
-    fn put_marker(&mut self, collection: Uuid, repository: Uuid, marker: &BackupMarker) {
-        let key = marker_key(collection, repository);
-        self.put(Tree::Catalog, key, stored::encode(marker));
     }
 }
 

@@ -9,8 +9,8 @@ use arc_swap::ArcSwapOption;
 use parking_lot::{Mutex, RwLock};
 use uuid::Uuid;
 
+use super::consistency::Watch;
 use super::format::{self, Head, StoredRecord};
-use super::inspect::Watch;
 use super::metadata::MetadataIndex;
 use super::store::{Store, Tree, Value, prefix_end};
 use super::vectors::Columns;

@@ -1,11 +1,10 @@
 //! Checking a collection against itself: every record read and hashed, ids ↔ records ↔ memory.
 //!
 //! The check reads while writes go on. Its sums are right all the same, because writers tell it what they do (see
-//! [`watch`]); and what looks wrong may be half of a write, so it is looked at again under the write lock, one
+//! [`super::consistency`]); and what looks wrong may be half of a write, so it is looked at again under the write lock, one
 //! record at a time, before it counts. Nothing is held in memory but one page.
 
 mod ids;
-mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,14 +13,13 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::collection::Collection;
+use super::consistency::Watch;
 use super::format::{self, StoredRecord};
 use super::store::Tree;
 use super::{Engine, Inner};
 use crate::error::{Kind, Result};
 use crate::model::digest::{Digest, RecordHash};
 use crate::progress::Progress;
-
-pub(super) use watch::{Announcement, Watch};
 
 /// Slots of memory that a page of records spans.
 const PAGE: usize = 256;

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use super::catalog::{self, CatalogBatch};
+use super::catalog::CatalogBatch;
 use super::collection::Collection;
 use super::store::{Batch, Tree, named, prefix_end};
-use super::{Durability, Garbage, Inner};
+use super::{Durability, Garbage, Inner, markers};
 use crate::error::{Error, Kind, Result};
 
 /// Entries removed under one hold of the write lock.
@@ -125,7 +125,7 @@ impl Inner {
             }
         }
         let mut batch = Batch::default();
-        let markers = catalog::marker_prefix(id);
+        let markers = markers::marker_prefix(id);
         let end = prefix_end(&markers);
         for entry in self.store.scan(Tree::Catalog, markers, end) {
             batch.remove(Tree::Catalog, named(entry)?.0.to_vec());

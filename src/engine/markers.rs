@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Engine;
-use super::catalog::{self, CatalogBatch};
-use super::store::{Batch, Tree};
-use crate::error::Result;
+use super::catalog::{MARKER, id_key};
+use super::store::{Batch, Store, Tree, prefix_end};
+use crate::error::{Error, Result};
 use crate::model::digest::Digest;
-use crate::model::stored;
+use crate::model::stored::{self, Stored};
 
 /// A backup that holds a collection as it was at a sequence of this store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +22,36 @@ pub struct BackupMarker {
     pub sequence: u64,
     /// The collection's digest then.
     pub digest: Digest,
+}
+
+impl Stored for BackupMarker {
+    const NAME: &'static str = "a marker of a backup";
+}
+
+/// Key of what a repository holds of a collection.
+fn marker_key(collection: Uuid, repository: Uuid) -> Vec<u8> {
+    let mut key = id_key(MARKER, collection);
+    key.extend_from_slice(repository.as_bytes());
+    key
+}
+
+/// Keys of all markers of a collection begin like this.
+pub(super) fn marker_prefix(collection: Uuid) -> Vec<u8> {
+    id_key(MARKER, collection)
+}
+
+/// All markers of all collections, each with the repository that it is of.
+fn all_markers(store: &Store) -> impl Iterator<Item = Result<(Uuid, BackupMarker)>> {
+    let prefix = vec![MARKER];
+    let end = prefix_end(&prefix);
+    store.scan(Tree::Catalog, prefix, end).map(|entry| {
+        let (key, value) = entry?;
+        let repository = key.get(17..).and_then(|id| Uuid::from_slice(id).ok());
+        let repository = repository.ok_or_else(|| {
+            Error::storage("a backup's marker does not say which repository it is of")
+        })?;
+        Ok((repository, stored::decode(&value)?))
+    })
 }
 
 impl Engine {
@@ -40,7 +70,8 @@ impl Engine {
         for (collection, marker) in markers {
             // One that was dropped meanwhile is being purged; nothing may be left of it.
             if inner.live_or_staged(collection).is_ok() {
-                batch.put_marker(collection, repository, &marker);
+                let key = marker_key(collection, repository);
+                batch.put(Tree::Catalog, key, stored::encode(&marker));
             }
         }
         if batch.len() == 0 {
@@ -61,7 +92,7 @@ impl Engine {
         repository: Uuid,
         collection: Uuid,
     ) -> Result<Option<BackupMarker>> {
-        let key = catalog::marker_key(collection, repository);
+        let key = marker_key(collection, repository);
         let store = &self.inner.store;
         let found = store.get(Tree::Catalog, &key);
         let read = found.and_then(|found| {
@@ -84,7 +115,7 @@ impl Engine {
     /// `StorageFault`.
     pub fn last_repository(&self) -> Result<Option<Uuid>> {
         let mut newest: Option<(u64, Uuid)> = None;
-        for entry in catalog::all_markers(&self.inner.store) {
+        for entry in all_markers(&self.inner.store) {
             let (repository, marker) = match entry {
                 Err(error) if !self.inner.store.is_faulted() => {
                     tracing::warn!(?error, "a marker of a backup cannot be read");

@@ -11,8 +11,8 @@ use uuid::Uuid;
 
 use super::catalog::CatalogBatch;
 use super::collection::{Collection, CollectionInfo};
+use super::consistency::Announcement;
 use super::format::{self, Head, StoredRecord};
-use super::inspect::Announcement;
 use super::store::{Batch, Tree};
 use super::{Engine, Inner, Writer};
 use crate::error::Result;
@@ -301,7 +301,7 @@ impl Exclusive<'_> {
         let mut head = collection.info().head;
         let mut batch = Batch::default();
         let mut replaced = Vec::new();
-        let mut announcement = Announcement::to_watch_of(&collection);
+        let mut announcement = Announcement::to(collection.watch.load_full());
         for Prepared {
             record, hash, view, ..
         } in records
@@ -375,7 +375,7 @@ impl Exclusive<'_> {
         let mut head = collection.info().head;
         let mut batch = Batch::default();
         let mut removed = Vec::new();
-        let mut announcement = Announcement::to_watch_of(&collection);
+        let mut announcement = Announcement::to(collection.watch.load_full());
         for ordinal in ordinals {
             let Some(payload) = collection.payload(&inner.store, *ordinal)? else {
                 continue;

@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use super::catalog::CatalogBatch;
 use super::collection::{Collection, CollectionInfo};
+use super::consistency::Announcement;
 use super::format::{self, Head, StoredRecord};
-use super::inspect::Announcement;
 use super::store::{Batch, Store, Tree, named, prefix_end};
 use super::{Engine, Inner, Writer};
 use crate::error::{Error, Result};
@@ -159,7 +159,7 @@ impl Engine {
         let mut head = collection.info().head;
         let mut batch = Batch::default();
         let mut removed = Vec::new();
-        let mut announcement = Announcement::to_watch_of(&collection);
+        let mut announcement = Announcement::to(collection.watch.load_full());
         let limit = request.limit.unwrap_or(usize::MAX);
         collection.visit_each(&inner.store, &candidates, |ordinal, stored| {
             if removed.len() >= limit {
@@ -340,7 +340,7 @@ impl<'a> Draft<'a> {
         };
         let mut head = info.head;
         let mut batch = Batch::default();
-        let mut announcement = Announcement::to_watch_of(self.collection);
+        let mut announcement = Announcement::to(self.collection.watch.load_full());
         self.pending.retain(|pending| {
             let canonical = pending.record.canonical();
             let hash = RecordHash::of(&canonical);

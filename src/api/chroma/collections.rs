@@ -12,13 +12,13 @@ use uuid::Uuid;
 use super::super::access::check_role;
 use super::super::error::ChromaError;
 use super::super::extract::{ChromaBody, ChromaPath, ChromaQuery};
-use super::super::openapi::CHROMA_COLLECTIONS;
 use super::super::openapi::configurations::{
     CollectionConfiguration, CollectionSchema, ConfigurationUpdate as DescribedUpdate,
 };
 use super::super::openapi::filters::CollectionMetadata;
 use super::super::openapi::words::Name;
-use super::collection_id;
+use super::super::tags::CHROMA_COLLECTIONS;
+use super::bounds::collection_id;
 use super::namespaces::SliceQuery;
 use super::wire::visible;
 use crate::access::{Caller, Role};

@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use super::super::error::ChromaError;
 use super::super::extract::{ChromaBody, ChromaPath, ChromaQuery};
-use super::super::openapi::CHROMA_NAMESPACES;
 use super::super::openapi::words::Name;
+use super::super::tags::CHROMA_NAMESPACES;
 use crate::access::Caller;
 use crate::app::App;
 use crate::engine;

@@ -10,11 +10,12 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::super::error::ChromaError;
 use super::super::extract::{ChromaBody, ChromaPath, ChromaQuery};
-use super::super::openapi::CHROMA_RECORDS;
 use super::super::openapi::filters::{Metadata as DescribedMetadata, Where, WhereDocument};
+use super::super::tags::CHROMA_RECORDS;
+use super::bounds::{check_ids, collection_id};
 use super::columns::{JsonColumns, json_parts};
+use super::filters;
 use super::wire::{Include, finite, inconsistent_dimensions, projection, visible};
-use super::{check_ids, collection_id, filters};
 use crate::app::App;
 use crate::engine::{CollectionInfo, GetRequest, Neighbour, QueryRequest};
 use crate::error::{Error, Kind, Result};

@@ -12,10 +12,11 @@ use utoipa::ToSchema;
 
 use super::super::error::ChromaError;
 use super::super::extract::{ChromaBody, ChromaPath};
-use super::super::openapi::CHROMA_RECORDS;
 use super::super::openapi::filters::{MetadataChange, Where, WhereDocument};
+use super::super::tags::CHROMA_RECORDS;
+use super::bounds::{check_ids, collection_id};
+use super::filters;
 use super::wire::Embeddings;
-use super::{check_ids, collection_id, filters};
 use crate::app::App;
 use crate::engine::{DeleteRequest, RecordPatch, WriteMode};
 use crate::error::{Error, Kind, Result};

@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use super::super::error::ChromaError;
 use super::super::extract::{ChromaBody, ChromaPath};
-use super::{collection_id, filters};
+use super::bounds::collection_id;
+use super::filters;
 use crate::app::App;
 use crate::error::{Error, Kind, Result};
 

@@ -9,7 +9,7 @@ use axum::{Extension, Json};
 use serde_json::{Value, json};
 
 use super::super::error::ChromaError;
-use super::super::openapi::CHROMA_SYSTEM;
+use super::super::tags::CHROMA_SYSTEM;
 use crate::access::{Caller, Scope};
 use crate::app::App;
 use crate::config::Config;

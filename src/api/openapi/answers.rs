@@ -15,7 +15,7 @@ use utoipa::openapi::{Content, OpenApi, Ref, RefOr, Required, Response};
 use utoipa::{PartialSchema as _, ToSchema};
 
 use super::{BACKUPS, RESTORE};
-use crate::api::access;
+use crate::api::route_list::Requirements;
 
 /// An error of the operations family: RFC 9457 with Chroma's two members, and those of the case.
 #[derive(Serialize, ToSchema)]
@@ -23,7 +23,7 @@ struct Problem {
     /// What kind of error it is.
     #[schema(pattern = "^/problems/[a-z-]+$", example = "/problems/name-conflict")]
     r#type: String,
-    #[schema(example = "The name is taken")]
+    #[schema(example = "Name conflict")]
     title: String,
     /// The answer's status.
     #[schema(minimum = 400, maximum = 599, example = 409)]
@@ -108,7 +108,7 @@ struct Facts {
 }
 
 impl Facts {
-    fn of(method: &str, path: &str, operation: &Operation) -> Self {
+    fn of(method: &str, path: &str, operation: &Operation, requirements: &Requirements) -> Self {
         let parameters: Vec<&Parameter> = operation
             .parameters
             .iter()
@@ -123,13 +123,13 @@ impl Facts {
         let id = operation.operation_id.as_deref().unwrap_or_default();
         Self {
             family: Family::of(path),
-            is_probe: access::is_open(path),
+            is_probe: requirements.is_open(path),
             has_path_parameter: has(ParameterIn::Path),
             has_query: has(ParameterIn::Query),
             has_body: operation.request_body.is_some(),
             waits: parameters.iter().any(|p| p.name == "wait"),
             asks_repository: tags.iter().any(|tag| tag == BACKUPS || tag == RESTORE),
-            is_deep_check: path.starts_with("/health/") && !access::is_open(path),
+            is_deep_check: path.starts_with("/health/") && !requirements.is_open(path),
             writes: method != "get" && !["get_records", "query_records"].contains(&id),
         }
     }
@@ -226,15 +226,15 @@ const COMMON: [Common; 15] = [
 ];
 
 /// Completes the description of every operation.
-pub(super) fn complete(spec: &mut OpenApi) {
+pub(super) fn complete(spec: &mut OpenApi, requirements: &Requirements) {
     let components = spec.components.get_or_insert_default();
     describe(components);
     let mut used = BTreeSet::new();
     for (path, item) in &mut spec.paths.paths {
         for (method, operation) in operations(item) {
-            let facts = Facts::of(method, path, operation);
+            let facts = Facts::of(method, path, operation, requirements);
             if !facts.is_probe {
-                add_security(method, path, operation);
+                add_security(method, path, operation, requirements);
             }
             used.extend(add_common(&facts, operation));
             for (status, response) in &mut operation.responses.responses {
@@ -273,14 +273,14 @@ const BEARER: &str = "bearer";
 const TOKEN: &str = "x_chroma_token";
 
 /// Who may: a key of a role, or nobody in particular where no keys are configured.
-fn add_security(method: &str, path: &str, operation: &mut Operation) {
+fn add_security(method: &str, path: &str, operation: &mut Operation, requirements: &Requirements) {
     let none: [&str; 0] = [];
     operation.security = Some(vec![
         SecurityRequirement::new(BEARER, none),
         SecurityRequirement::new(TOKEN, none),
         SecurityRequirement::default(),
     ]);
-    let Some(sentence) = access::describe(method, path) else {
+    let Some(sentence) = requirements.describe(method, path) else {
         return;
     };
     let description = operation.description.get_or_insert_default();

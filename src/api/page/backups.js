@@ -22,7 +22,7 @@ import { Section, act } from "./messages.js";
 import { openRestore } from "./restore.js";
 import { Problem, ask, now } from "./service.js";
 import * as timeline from "./timeline.js";
-import { bytes, count, duration, quantity, utc } from "./units.js";
+import { bytes, count, duration, inOrder, nameOf, quantity, utc } from "./units.js";
 
 // Others may use the repository as well, and listing it may cost requests to an object store.
 const REFRESH_MS = 60_000;
@@ -76,15 +76,6 @@ export function newestUsable() {
 
 export function areAllLoaded() {
     return olderCursor === null;
-}
-
-// By tenant, database and name; a backup has them by id.
-export function inOrder(collections) {
-    return [...collections].sort((a, b) => (nameOf(a) < nameOf(b) ? -1 : 1));
-}
-
-export function nameOf({ tenant, database, name }) {
-    return JSON.stringify([tenant, database, name]);
 }
 
 async function refresh() {

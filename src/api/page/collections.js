@@ -4,7 +4,7 @@ import { badge, byId, cell, digest, given, h, keep, number, rowHead, setText, sh
 import * as backups from "./backups.js";
 import { Section, act } from "./messages.js";
 import { ask } from "./service.js";
-import { count, quantity } from "./units.js";
+import { count, nameOf, quantity } from "./units.js";
 
 const PAGE = 100,
     MAX_PAGE = 1_000;
@@ -53,9 +53,9 @@ function render() {
     const wanted = byId("filter").value.trim().toLowerCase();
     const newest = backups.newestByCollection();
     const shown = wanted === "" ? list : list.filter(({ name }) => name.toLowerCase().includes(wanted));
-    const rows = shown.map((collection) => ({ collection, ...compared(collection, newest.get(backups.nameOf(collection))) }));
+    const rows = shown.map((collection) => ({ collection, ...compared(collection, newest.get(nameOf(collection))) }));
     keep(byId("collection-rows"), rows, {
-        key: ({ collection }) => backups.nameOf(collection),
+        key: ({ collection }) => nameOf(collection),
         print: ({ collection, state, text, of }) =>
             [
                 collection.id,
@@ -105,11 +105,11 @@ function row({ collection, state, text, of }) {
 // What the newest backup holds and is not here any more.
 function showGone(newest) {
     const usable = backups.newestUsable();
-    const here = new Set(list.map(backups.nameOf));
+    const here = new Set(list.map(nameOf));
     const gone =
         usable && nextCursor === null && !backups.backups.section.isDenied
             ? usable.collections.filter(
-                  (each) => !here.has(backups.nameOf(each)) && newest.get(backups.nameOf(each))?.backup === usable,
+                  (each) => !here.has(nameOf(each)) && newest.get(nameOf(each))?.backup === usable,
               )
             : [];
     show(byId("gone"), gone.length > 0);

@@ -2,11 +2,10 @@
 // preview void; what overwrites wants a name typed.
 
 import { badge, byId, cell, digest, given, h, headRow, number, path, rowHead, show, showModal } from "./elements.js";
-import { inOrder } from "./backups.js";
 import * as jobs from "./jobs.js";
 import { described } from "./messages.js";
 import { ask, newIdempotencyKey, now } from "./service.js";
-import { bytes, clock, count, quantity, utc } from "./units.js";
+import { bytes, clock, count, inOrder, quantity, utc } from "./units.js";
 
 // A dry run compares with what is there, record by record.
 const DRY_RUN_PATIENCE_MS = 150_000;

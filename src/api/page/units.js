@@ -1,4 +1,4 @@
-// Numbers and times as people read them, always with their unit. Times are UTC.
+// Numbers and times as people read them, always with their unit; collections in the order that people look for them in. Times are UTC.
 
 const GROUPED = new Intl.NumberFormat("en");
 const SIZES = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
@@ -100,4 +100,13 @@ function months(from, to, most) {
 
 function day(at) {
     return new Intl.DateTimeFormat("en", { timeZone: "UTC", month: "short", day: "numeric" }).format(at);
+}
+
+export function nameOf({ tenant, database, name }) {
+    return JSON.stringify([tenant, database, name]);
+}
+
+// By tenant, database and name; a backup has them by id.
+export function inOrder(collections) {
+    return [...collections].sort((a, b) => (nameOf(a) < nameOf(b) ? -1 : 1));
 }

@@ -16,7 +16,6 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::engine::collection::Collection;
 use crate::model::digest::{Digest, RecordHash};
 
 /// Writes in one window that are noted; beyond it the window shrinks.
@@ -32,9 +31,9 @@ struct Change {
 
 /// The sums of an inspection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::engine) struct Sums {
-    pub(in crate::engine) count: u64,
-    pub(in crate::engine) digest: Digest,
+pub(super) struct Sums {
+    pub(super) count: u64,
+    pub(super) digest: Digest,
 }
 
 impl Sums {
@@ -54,7 +53,7 @@ impl Sums {
 }
 
 /// A running inspection, as writers see it. Its lock is never held across I/O.
-pub(in crate::engine) struct Watch {
+pub(super) struct Watch {
     horizon: u64,
     tally: Mutex<WatchedCounts>,
 }
@@ -139,7 +138,7 @@ impl WatchedCounts {
 
 /// What a writer tells the inspection of its collection, if there is one. Dropped before it is done, the batch was
 /// not written.
-pub(in crate::engine) struct Announcement {
+pub(super) struct Announcement {
     watch: Option<Arc<Watch>>,
     changes: Vec<Change>,
     /// Whether what is pending there is this batch's.
@@ -147,29 +146,24 @@ pub(in crate::engine) struct Announcement {
 }
 
 impl Announcement {
-    /// Of a batch for this collection. Inspections begin under the write lock, which the caller holds.
-    pub(in crate::engine) fn to_watch_of(collection: &Collection) -> Self {
+    /// Of a batch, to the inspection of its collection. Inspections begin under the write lock, which the caller holds.
+    pub(super) fn to(watch: Option<Arc<Watch>>) -> Self {
         Self {
-            watch: collection.watch.load_full(),
+            watch,
             changes: Vec::new(),
             begun: false,
         }
     }
 
     /// Adds what the batch does to a record: its hash before and after.
-    pub(in crate::engine) fn add(
-        &mut self,
-        ordinal: u64,
-        old: Option<RecordHash>,
-        new: Option<RecordHash>,
-    ) {
+    pub(super) fn add(&mut self, ordinal: u64, old: Option<RecordHash>, new: Option<RecordHash>) {
         if self.watch.is_some() {
             self.changes.push(Change { ordinal, old, new });
         }
     }
 
     /// To be called right before the commit.
-    pub(in crate::engine) fn begin(&mut self) {
+    pub(super) fn begin(&mut self) {
         if let Some(watch) = &self.watch {
             watch.tally.lock().pending = std::mem::take(&mut self.changes);
             self.begun = true;
@@ -177,7 +171,7 @@ impl Announcement {
     }
 
     /// To be called after the commit, under the same hold of the write lock.
-    pub(in crate::engine) fn done(mut self) {
+    pub(super) fn done(mut self) {
         if let Some(watch) = &self.watch {
             let mut tally = watch.tally.lock();
             for change in std::mem::take(&mut tally.pending) {
