@@ -291,7 +291,7 @@ def check_damage(world: World) -> None:
         flip(pack)
         window.page.click(f"[data-focus='verify {doomed}']")
         row_of(window, doomed, "damaged: records")
-        alert = window.until_text("#messages [role=alert]", "The backup is damaged")
+        alert = window.until_text("#messages [role=alert]", "Backup damaged")
         job = service.call("GET", "/jobs?kind=verification&limit=1")["jobs"][0]
         expect(job["problem"]["detail"] in alert and job["id"] in alert, f"{job['problem']} in {alert}")
         equal(service.call("GET", f"/backups/{doomed}")["verification"]["ok"], False, "the verification that the service remembers")
