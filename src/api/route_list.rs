@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use axum::Router;
 use axum::http::Method;
 use axum::routing::MethodRouter;
+use utoipa::openapi::path::Operation;
 use utoipa::openapi::{OpenApi, PathItem};
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 
@@ -42,11 +43,11 @@ impl RouteList {
     pub(super) fn described(
         mut self,
         requirement: Requirement,
-        routes: UtoipaMethodRouter<App>,
+        mut routes: UtoipaMethodRouter<App>,
     ) -> Self {
-        let (_, paths, _) = &routes;
-        for (path, item) in &paths.paths {
-            for method in methods(item) {
+        let (_, paths, _) = &mut routes;
+        for (path, item) in &mut paths.paths {
+            for (method, _) in operations(item) {
                 self.requirements.add(path, Some(method), requirement);
             }
         }
@@ -81,19 +82,17 @@ impl RouteList {
     }
 }
 
-fn methods(item: &PathItem) -> impl Iterator<Item = Method> {
+/// What is described of a path, by method.
+pub(super) fn operations(item: &mut PathItem) -> impl Iterator<Item = (Method, &mut Operation)> {
     [
-        (&item.get, Method::GET),
-        (&item.put, Method::PUT),
-        (&item.post, Method::POST),
-        (&item.delete, Method::DELETE),
-        (&item.options, Method::OPTIONS),
-        (&item.head, Method::HEAD),
-        (&item.patch, Method::PATCH),
-        (&item.trace, Method::TRACE),
+        (Method::GET, &mut item.get),
+        (Method::PUT, &mut item.put),
+        (Method::POST, &mut item.post),
+        (Method::PATCH, &mut item.patch),
+        (Method::DELETE, &mut item.delete),
     ]
     .into_iter()
-    .filter_map(|(operation, method)| operation.as_ref().map(|_| method))
+    .filter_map(|(method, operation)| Some((method, operation.as_mut()?)))
 }
 
 /// What each route needs.
@@ -131,9 +130,8 @@ impl Requirements {
     }
 
     /// What a route needs, as a sentence.
-    pub(super) fn describe(&self, method: &str, route: &str) -> Option<String> {
-        let method = method.to_ascii_uppercase().parse().ok()?;
-        let (role, limit) = match self.of(&method, route) {
+    pub(super) fn describe(&self, method: &Method, route: &str) -> Option<String> {
+        let (role, limit) = match self.of(method, route) {
             Requirement::Nothing => return None,
             Requirement::Role(role) => (role, ""),
             Requirement::WholeStore(role) => (role, ", not limited to a tenant"),

@@ -4,9 +4,10 @@
 use std::collections::BTreeSet;
 use std::collections::btree_map::Entry;
 
+use axum::http::Method;
 use serde::Serialize;
 use utoipa::openapi::header::{Header, HeaderBuilder};
-use utoipa::openapi::path::{Operation, Parameter, ParameterIn, PathItem};
+use utoipa::openapi::path::{Operation, Parameter, ParameterIn};
 use utoipa::openapi::schema::{Components, ObjectBuilder, Schema, Type};
 use utoipa::openapi::security::{
     ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme,
@@ -15,7 +16,7 @@ use utoipa::openapi::{Content, OpenApi, Ref, RefOr, Required, Response};
 use utoipa::{PartialSchema as _, ToSchema};
 
 use super::{BACKUPS, RESTORE};
-use crate::api::route_list::Requirements;
+use crate::api::route_list::{Requirements, operations};
 
 /// An error of the operations family: RFC 9457 with Chroma's two members, and those of the case.
 #[derive(Serialize, ToSchema)]
@@ -108,7 +109,7 @@ struct Facts {
 }
 
 impl Facts {
-    fn of(method: &str, path: &str, operation: &Operation, requirements: &Requirements) -> Self {
+    fn of(method: &Method, path: &str, operation: &Operation, requirements: &Requirements) -> Self {
         let parameters: Vec<&Parameter> = operation
             .parameters
             .iter()
@@ -130,7 +131,7 @@ impl Facts {
             waits: parameters.iter().any(|p| p.name == "wait"),
             asks_repository: tags.iter().any(|tag| tag == BACKUPS || tag == RESTORE),
             is_deep_check: path.starts_with("/health/") && !requirements.is_open(path),
-            writes: method != "get" && !["get_records", "query_records"].contains(&id),
+            writes: *method != Method::GET && !["get_records", "query_records"].contains(&id),
         }
     }
 }
@@ -232,9 +233,9 @@ pub(super) fn complete(spec: &mut OpenApi, requirements: &Requirements) {
     let mut used = BTreeSet::new();
     for (path, item) in &mut spec.paths.paths {
         for (method, operation) in operations(item) {
-            let facts = Facts::of(method, path, operation, requirements);
+            let facts = Facts::of(&method, path, operation, requirements);
             if !facts.is_probe {
-                add_security(method, path, operation, requirements);
+                add_security(&method, path, operation, requirements);
             }
             used.extend(add_common(&facts, operation));
             for (status, response) in &mut operation.responses.responses {
@@ -257,23 +258,16 @@ pub(super) fn complete(spec: &mut OpenApi, requirements: &Requirements) {
     components.responses.retain(|name, _| used.contains(name));
 }
 
-fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut Operation)> {
-    [
-        ("get", &mut item.get),
-        ("put", &mut item.put),
-        ("post", &mut item.post),
-        ("patch", &mut item.patch),
-        ("delete", &mut item.delete),
-    ]
-    .into_iter()
-    .filter_map(|(method, operation)| Some((method, operation.as_mut()?)))
-}
-
 const BEARER: &str = "bearer";
 const TOKEN: &str = "x_chroma_token";
 
 /// Who may: a key of a role, or nobody in particular where no keys are configured.
-fn add_security(method: &str, path: &str, operation: &mut Operation, requirements: &Requirements) {
+fn add_security(
+    method: &Method,
+    path: &str,
+    operation: &mut Operation,
+    requirements: &Requirements,
+) {
     let none: [&str; 0] = [];
     operation.security = Some(vec![
         SecurityRequirement::new(BEARER, none),
