@@ -187,6 +187,16 @@ mod tests {
         home
     }
 
+    /// Such a store and its log. A first start after writes makes a snapshot; a power cut comes before one.
+    fn filled_without_snapshot() -> (tempfile::TempDir, std::path::PathBuf) {
+        let home = filled();
+        let directory = home.path().join("data/store");
+        for snapshot in snapshots(&directory).unwrap() {
+            fs::remove_file(snapshot).unwrap();
+        }
+        (home, directory.join(DATA_FILE))
+    }
+
     /// The place of the segment that holds the greatest number that a header calls stable.
     fn stable_segment(file: &Path) -> u64 {
         let bytes = fs::read(file).unwrap();
@@ -209,13 +219,7 @@ mod tests {
     /// The way in which a power cut cost a whole store: the refused start erased what was still there.
     #[test]
     fn a_log_that_lost_its_end_is_refused_untouched_and_copied_before_a_loss_is_accepted() {
-        let home = filled();
-        let directory = home.path().join("data/store");
-        // A first start after writes makes a snapshot; the cut comes before one.
-        for snapshot in snapshots(&directory).unwrap() {
-            fs::remove_file(snapshot).unwrap();
-        }
-        let file = directory.join(DATA_FILE);
+        let (home, file) = filled_without_snapshot();
         let log = fs::File::options().write(true).open(&file).unwrap();
         log.write_all_at(&[0; 64], stable_segment(&file)).unwrap();
         drop(log);
@@ -238,12 +242,7 @@ mod tests {
     #[test]
     fn a_log_that_was_cut_between_two_segments_is_refused_as_it_was_and_a_loss_is_accepted_with_a_copy_or_not()
      {
-        let home = filled();
-        let directory = home.path().join("data/store");
-        for snapshot in snapshots(&directory).unwrap() {
-            fs::remove_file(snapshot).unwrap();
-        }
-        let file = directory.join(DATA_FILE);
+        let (home, file) = filled_without_snapshot();
         let log = fs::File::options().write(true).open(&file).unwrap();
         log.set_len(3 * SEGMENT_BYTES as u64).unwrap();
         drop(log);
