@@ -162,9 +162,9 @@ def check_outage(service: Service, server: ObjectServer, proxy: Proxy, records: 
     big = Collection(service, "big")
     big.upsert(range(records))
     before = service.backups()
-    with proxy.holding("PUT", "/packs/", PACKS_BEFORE_OUTAGE) as reached:
+    with proxy.held("PUT", "/packs/", PACKS_BEFORE_OUTAGE) as gate:
         job = service.call("POST", "/backups", {"kind": "full"}, 202)["id"]
-        reached()
+        gate.reached()
         server.stop(signal.SIGKILL)
         proxy.stop()
         killed = time.monotonic()

@@ -18,7 +18,7 @@ import numpy as np
 
 from contents import Record, articles, as_text, same_content
 from peer import LetterCount
-from processes import CALL_SECONDS, START_SECONDS, Process, equal, expect, free_ports, http_call, until
+from processes import CALL_SECONDS, START_SECONDS, Gate, Process, equal, expect, free_ports, http_call, until
 from subject import DATABASE, HIDDEN, Service
 
 TOPIC = {"topic": "wörter", "n": 3, "x": 2.0, "ok": True, "tiny": 5.68e-227}
@@ -152,34 +152,6 @@ class Vectorkeep(Service, Data):
         until(f"the service {self.place}", START_SECONDS, ready)
 
 
-class Gate:
-    """Lets so many requests to paths that end so through; those after them wait until it is opened."""
-
-    def __init__(self, path_end: str, through: int) -> None:
-        self.path_end, self.left, self.waiting = path_end, through, threading.Event()
-        self.opened, self.passes = threading.Event(), False
-
-    def open(self, passes: bool) -> None:
-        """Those that wait go on, or never arrive."""
-        self.passes = passes
-        self.opened.set()
-
-    def reached(self) -> None:
-        """Waits until a request does."""
-        expect(self.waiting.wait(CALL_SECONDS), f"no request to …{self.path_end} came that far")
-
-    def goes_on(self, path: str, lock: threading.Lock) -> bool:
-        if self.opened.is_set() or not path.endswith(self.path_end):
-            return True
-        with lock:
-            self.left -= 1
-            if self.left >= 0:
-                return True
-        self.waiting.set()
-        self.opened.wait()
-        return self.passes
-
-
 class FaultyProxy:
     """Passes requests on to a server. While `rate` is above 0, that part of them meets a fault, by the seed. While there
     is a gate, what comes to it waits there."""
@@ -208,7 +180,7 @@ class FaultyProxy:
     @contextlib.contextmanager
     def held(self, path_end: str, through: int):
         """Requests to such paths wait after the first ones: what is asked for is in its middle as long as one wants."""
-        self.gate = Gate(path_end, through)
+        self.gate = Gate(f"…{path_end}", lambda _, path: path.endswith(path_end), through)
         try:
             yield self.gate
         finally:
@@ -254,7 +226,7 @@ class Passing(BaseHTTPRequestHandler):
         token = self.headers.get("x-chroma-token") or (self.headers.get("authorization") or "").removeprefix("Bearer ")
         proxy.tokens[token] += 1
         gate = proxy.gate
-        if gate is not None and not gate.goes_on(self.path, proxy.lock):
+        if gate is not None and not gate.goes_on(self.command, self.path):
             return self.reset()
         fault = proxy.next()
         if fault == "reset":

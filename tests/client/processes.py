@@ -158,6 +158,34 @@ class ObjectServer(Process):
             self.process.send_signal(signal.SIGCONT)
 
 
+class Gate:
+    """Lets so many of the requests that match through; those after them wait until it is opened."""
+
+    def __init__(self, what: str, matches, through: int) -> None:
+        self.what, self.matches, self.left = what, matches, through
+        self.lock, self.waiting, self.opened, self.passes = threading.Lock(), threading.Event(), threading.Event(), False
+
+    def open(self, passes: bool) -> None:
+        """Those that wait go on, or never arrive."""
+        self.passes = passes
+        self.opened.set()
+
+    def reached(self) -> None:
+        """Waits until a request does."""
+        expect(self.waiting.wait(CALL_SECONDS), f"no request {self.what} came that far")
+
+    def goes_on(self, method: str, path: str) -> bool:
+        if self.opened.is_set() or not self.matches(method, path):
+            return True
+        with self.lock:
+            self.left -= 1
+            if self.left >= 0:
+                return True
+        self.waiting.set()
+        self.opened.wait()
+        return self.passes
+
+
 class Proxy:
     """Passes requests on to the S3 server and counts them; one of a chosen kind is spoiled or waits."""
 
@@ -166,7 +194,7 @@ class Proxy:
 
     def __init__(self, server: ObjectServer) -> None:
         self.fault, self.asked, self.port = None, collections.Counter(), free_ports(1)[0]
-        self.held, self.left, self.waiting, self.opened = None, 0, threading.Event(), threading.Event()
+        self.gate = None
         proxy = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -175,7 +203,8 @@ class Proxy:
             def pass_on(self) -> None:
                 body = self.rfile.read(int(self.headers.get("content-length") or 0))
                 proxy.count(self.command, self.path)
-                proxy.wait(self.command, self.path)
+                if (gate := proxy.gate) is not None:
+                    gate.goes_on(self.command, self.path)
                 status, headers, answer = http_call(server.port, self.command, self.path, body, dict(self.headers))
                 how = proxy.spoils(self.command, self.path)
                 if how in ("close", "late"):
@@ -227,28 +256,14 @@ class Proxy:
         return how
 
     @contextlib.contextmanager
-    def holding(self, method: str, part: str, through: int):
-        """Such requests wait after the first ones; within, at least one does. Then they go on."""
-        self.held, self.left = (method, part), through
-        self.waiting.clear()
-        self.opened.clear()
-
-        def reached() -> None:
-            expect(self.waiting.wait(CALL_SECONDS), f"no {method} …{part} came that far")
-
+    def held(self, method: str, part: str, through: int):
+        """Such requests wait after the first ones."""
+        self.gate = Gate(f"{method} …{part}", lambda verb, path: verb == method and part in path, through)
         try:
-            yield reached
+            yield self.gate
         finally:
-            self.held = None
-            self.opened.set()
-
-    def wait(self, method: str, path: str) -> None:
-        if self.held is None or method != self.held[0] or self.held[1] not in path:
-            return
-        self.left -= 1
-        if self.left < 0:
-            self.waiting.set()
-            self.opened.wait(CALL_SECONDS)
+            self.gate.open(passes=True)
+            self.gate = None
 
     def stop(self) -> None:
         """Nothing listens any more."""
