@@ -54,13 +54,22 @@ def scripts(name: str):
 
 
 def pruned_meanwhile(operations, state: dict) -> bool:
-    """Whether all that is wrong is that backups went while each was verified: a pruning that the cut interrupted is taken up
-    again after the start."""
+    """Whether all that is wrong is that backups went that a pruning may delete which the cut interrupted. It is taken up again
+    after the start and decides anew, while each backup is verified: the newest of them is the newest verified one then, and
+    an older one need not be kept for that any more. The newest that it was told to keep stay."""
     cut = state["T"]
-    under_way = any(one["kind"] == "prune" and one["t"] <= cut and (one["end"] is None or one["end"] >= cut) for one in operations.ops)
-    _, _, may_be_gone, _ = operations.at(cut)
-    missing = [re.match(r"verify (\S+): 404 ", problem) for problem in state["problems"]]
-    return state["outcome"] == "bad" and under_way and all(one and one[1] in may_be_gone for one in missing)
+    prunings = [one for one in operations.ops if one["kind"] == "prune" and one["t"] <= cut and (one["end"] is None or one["end"] >= cut)]
+    if state["outcome"] not in ("bad", "bad-second") or not prunings:
+        return False
+    _, acknowledged, may_be_gone, _ = operations.at(cut)
+    made = [((one.get("ans") or {}).get("result") or {}).get("id") for one in operations.ops if one["kind"] == "backup"]
+    in_order = [backup for backup in made if backup in acknowledged]
+    may_be_gone = may_be_gone | set(in_order[:-prunings[-1]["what"]["keep"]])
+    for problem in state["problems"]:
+        gone = re.match(r"verify (\S+): 404 |backups acknowledged and not listed: ", problem)
+        if not gone or not set(re.findall(r"backup_[0-9_-]+", problem)) <= may_be_gone:
+            return False
+    return True
 
 
 def random_states(recording: Path, states: int, seed: int) -> None:
