@@ -207,29 +207,33 @@ impl Jobs {
         }
     }
 
-    /// Changes a record, persists it, tells those who wait.
+    /// Changes a record: persists it, then shows it, and tells those who wait. Nobody sees an end that a power cut could
+    /// take back.
     fn update(&self, id: &str, change: impl FnOnce(&mut JobRecord)) -> Option<JobRecord> {
         // Where its holder hangs in the store nothing can be recorded any more; who waits is told all the same.
         let in_order = self.inner.engine.lock(&self.inner.recording);
-        let (before, record) = {
-            let mut entries = self.inner.entries.lock();
-            let entry = entries.get_mut(id)?;
-            let before = entry.record.state;
-            change(&mut entry.record);
-            (before, entry.record.clone())
+        let mut record = {
+            let entries = self.inner.entries.lock();
+            entries.get(id)?.record.clone()
         };
-        metrics::changed(before, &record);
-        let recorded = in_order.and_then(|_in_order| persist(&self.inner.engine, &record));
+        let before = record.state;
+        change(&mut record);
+        let recorded = match &in_order {
+            Ok(_) => persist(&self.inner.engine, &record),
+            Err(error) => Err(Error::new(error.kind(), error.message())),
+        };
+        let mut shown = record.clone();
         match recorded {
-            Ok(()) => {
-                if let Some(entry) = self.inner.entries.lock().get_mut(id) {
-                    leave_in_store(&mut entry.record);
-                }
-            }
+            Ok(()) => leave_in_store(&mut shown),
             Err(error) => {
                 tracing::error!(job.id = id, %error, "a job's state was not recorded");
             }
         }
+        if let Some(entry) = self.inner.entries.lock().get_mut(id) {
+            entry.record = shown;
+        }
+        metrics::changed(before, &record);
+        drop(in_order);
         self.inner.changes.send_modify(|version| *version += 1);
         Some(record)
     }
