@@ -52,6 +52,7 @@ fn engine(directory: &std::path::Path) -> (Engine, Uuid) {
         },
         durability: Durability::Always,
         max_tombstones: 100_000,
+        max_delete_step: 1_000,
         max_write_delay: std::time::Duration::from_millis(500),
     })
     .expect("a fresh directory opens");

@@ -32,6 +32,7 @@ mod request_id;
 mod restores;
 mod route_list;
 mod routes;
+mod running;
 mod serve;
 mod tags;
 mod tls;

@@ -105,6 +105,7 @@ impl App {
                 }
             },
             max_tombstones: storage.max_tombstones,
+            max_delete_step: storage.max_delete_step,
             max_write_delay: Duration::from_millis(storage.max_write_delay_ms),
         })?;
         let limits = JobLimits {

@@ -72,6 +72,7 @@ pub struct StorageConfig {
     pub sync_timeout_ms: u64,
     pub close_timeout_ms: u64,
     pub max_tombstones: u64,
+    pub max_delete_step: usize,
     pub max_write_delay_ms: u64,
 }
 
@@ -260,6 +261,7 @@ impl Config {
         self.access.check()?;
         self.tls.check()?;
         positive(&[
+            ("storage.max_delete_step", self.storage.max_delete_step),
             ("jobs.workers", self.jobs.workers),
             ("jobs.backup_workers", self.jobs.backup_workers),
             ("jobs.max_queued", self.jobs.max_queued),
@@ -293,6 +295,7 @@ impl Config {
             ("storage.sync_interval_ms", self.storage.sync_interval_ms),
         ])?;
         countable(&[
+            ("storage.max_delete_step", self.storage.max_delete_step),
             ("jobs.workers", self.jobs.workers),
             ("jobs.backup_workers", self.jobs.backup_workers),
             ("jobs.max_event_streams", self.jobs.max_event_streams),

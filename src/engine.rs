@@ -12,8 +12,10 @@ mod checkpoints;
 mod collection;
 mod compact;
 mod consistency;
+#[cfg(debug_assertions)]
 #[doc(hidden)]
 pub mod damage;
+mod delete;
 mod format;
 mod inspect;
 mod jobs;
@@ -24,11 +26,16 @@ mod markers;
 mod metadata;
 mod metrics;
 mod namespaces;
+mod ordered;
 mod pace;
 mod publish;
 mod search;
+#[cfg(test)]
+mod simulation;
 mod staging;
 mod store;
+#[cfg(test)]
+pub(crate) mod testing;
 mod threads;
 mod vectors;
 mod watchdog;
@@ -39,12 +46,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::watch;
 use uuid::Uuid;
 
 use catalog::{Catalog, CatalogBatch, StoredCatalog};
 use collection::Collection;
+use ordered::{Guard, Held, OrderedRwLock, Rank};
 use pace::Pace;
 use store::{Batch, Store};
 
@@ -54,10 +62,11 @@ use crate::model::collection::{CollectionDescriptor, Lifecycle};
 use crate::model::names::{DEFAULT_DATABASE, DEFAULT_TENANT};
 
 pub use catalog::{Database, Namespaces, Tenant};
-pub use changes::{CatchUp, Final, FinalPart, Layer, Snapshot, SnapshotScope, Tombstone};
+pub use changes::{CatchUp, Final, Round, Snapshot, SnapshotScope, Tombstone};
 pub use checkpoints::StoredCheckpoint;
 pub use collection::{CollectionInfo, Projection};
 pub use compact::Usage;
+pub use delete::DeleteRequest;
 pub use format::{Head, StoredRecord};
 pub use inspect::{CollectionInspection, InspectionLimits};
 pub use markers::BackupMarker;
@@ -66,7 +75,7 @@ pub use publish::{Publication, Published};
 pub use search::{GetRequest, Neighbour, QueryRequest};
 pub use staging::{Exclusive, FoundRecord, StagedRecord, Staging};
 pub use store::{Calls, OpenOptions};
-pub use write::{DeleteRequest, RecordPatch, WriteMode, WriteOutcome};
+pub use write::{RecordPatch, WriteMode, WriteOutcome};
 
 /// Between two looks whether the maintenance thread has ended.
 const END_PAUSE: Duration = Duration::from_millis(5);
@@ -89,6 +98,8 @@ pub struct EngineOptions {
     pub durability: Durability,
     /// Tombstones that a collection may keep when nothing reads them.
     pub max_tombstones: u64,
+    /// Records that a deletion removes in one step.
+    pub max_delete_step: usize,
     /// Longest that a write waits so that a copy can catch up with writers.
     pub max_write_delay: Duration,
 }
@@ -102,7 +113,7 @@ pub struct Engine {
 struct Inner {
     store: Store,
     options: EngineOptions,
-    catalog: RwLock<Catalog>,
+    catalog: OrderedRwLock<Catalog>,
     /// THE write lock. It holds the last sequence given out.
     writer: Mutex<Writer>,
     /// Watermarks of running snapshots: tombstones above the lowest stay.
@@ -134,6 +145,9 @@ struct Writer {
     sequence: u64,
 }
 
+/// The write lock, held.
+type WriteLock<'a> = Guard<MutexGuard<'a, Writer>>;
+
 impl Writer {
     /// The number that the batch under construction will get.
     fn next(&self) -> u64 {
@@ -148,8 +162,12 @@ impl Engine {
     /// See `Store::open`: in use elsewhere, damaged, behind its watermark, of another format. A damaged
     /// collection does not prevent opening: it refuses reads and writes, the others do not.
     pub fn open(options: EngineOptions) -> Result<Self> {
-        metrics::start();
         let store = Store::open(&options.store)?;
+        Self::on(store, options)
+    }
+
+    fn on(store: Store, options: EngineOptions) -> Result<Self> {
+        metrics::start();
         let stored = StoredCatalog::read(&store)?;
         let (catalog, garbage) = load(&store, stored)?;
         let inner = Arc::new(Inner {
@@ -158,7 +176,7 @@ impl Engine {
             }),
             store,
             options,
-            catalog: RwLock::new(catalog),
+            catalog: OrderedRwLock::new(Rank::Catalog, catalog),
             pins: Mutex::new(Vec::new()),
             pace: Pace::default(),
             garbage: Mutex::new(garbage),
@@ -197,7 +215,7 @@ impl Engine {
         {
             tracing::error!("the maintenance thread panicked");
         }
-        let _writer = self.inner.writer.lock();
+        let _writer = self.inner.lock_writer()?;
         self.inner.store.close()
     }
 
@@ -339,10 +357,9 @@ fn open(
         ),
     };
     let collection = Collection::new(descriptor, head);
-    if damage.is_some() {
-        collection.state.write().damage = damage;
-    } else {
-        collection.load(store)?;
+    match damage {
+        Some(damage) => collection.note_at_start(damage),
+        None => collection.load(store)?,
     }
     if let Some(damage) = collection.damage() {
         tracing::error!(
@@ -371,7 +388,7 @@ fn defaults() -> (Tenant, Database) {
 
 impl Inner {
     /// Takes the write lock for a write of records.
-    fn lock_for_write(&self) -> Result<MutexGuard<'_, Writer>> {
+    fn lock_for_write(&self) -> Result<WriteLock<'_>> {
         let started = Instant::now();
         let writer = self.lock_writer()?;
         record_since(&metrics::WRITE_LOCK_WAIT, started);
@@ -382,8 +399,9 @@ impl Inner {
     ///
     /// # Errors
     /// `Unavailable` when its holder hangs in a call into the store.
-    fn lock_writer(&self) -> Result<MutexGuard<'_, Writer>> {
-        self.store.lock(&self.writer)
+    fn lock_writer(&self) -> Result<WriteLock<'_>> {
+        let held = Held::new(Rank::Writer);
+        Ok(Guard::new(self.store.lock(&self.writer)?, held))
     }
 
     /// Commits a batch that changes nothing in memory.
@@ -418,15 +436,19 @@ impl Inner {
 
     fn ensure_defaults(&self) -> Result<()> {
         let (tenant, database) = defaults();
-        let mut catalog = self.catalog.write();
         let key = (database.tenant.clone(), database.name.clone());
-        if catalog.tenants.contains_key(&tenant.name) && catalog.databases.contains_key(&key) {
+        let is_there = {
+            let catalog = self.catalog.read();
+            catalog.tenants.contains_key(&tenant.name) && catalog.databases.contains_key(&key)
+        };
+        if is_there {
             return Ok(());
         }
         let mut batch = Batch::default();
         batch.put_tenant(&tenant);
         batch.put_database(&database);
         let sequence = self.commit(batch)?;
+        let mut catalog = self.catalog.write();
         catalog.tenants.insert(tenant.name.clone(), tenant);
         catalog.databases.insert(key, database);
         drop(catalog);
@@ -457,8 +479,7 @@ impl Inner {
 }
 
 fn live(id: Uuid, collection: Arc<Collection>) -> Result<Arc<Collection>> {
-    let lifecycle = collection.state.read().descriptor.lifecycle;
-    match lifecycle {
+    match collection.lifecycle() {
         Lifecycle::Live => Ok(collection),
         Lifecycle::Staging | Lifecycle::Dropped => Err(missing(id)),
     }

@@ -182,21 +182,5 @@ pub fn overview(
 /// For tests: an engine on a fresh store.
 #[cfg(test)]
 fn engine_in(home: &std::path::Path) -> crate::engine::Engine {
-    use std::time::Duration;
-
-    use crate::engine::{Durability, Engine, EngineOptions, OpenOptions};
-
-    Engine::open(EngineOptions {
-        store: OpenOptions {
-            data_dir: home.join("data"),
-            cache_bytes: 1 << 20,
-            accept_data_loss: false,
-            min_free_bytes: 0,
-            sync_timeout: Duration::from_secs(60),
-        },
-        durability: Durability::Always,
-        max_tombstones: 10,
-        max_write_delay: Duration::ZERO,
-    })
-    .unwrap()
+    crate::engine::Engine::open(crate::engine::testing::options(&home.join("data"))).unwrap()
 }

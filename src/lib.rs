@@ -35,7 +35,7 @@
 //!
 //! `POST /backups` calls [`app::verbs::backup::plan`] (the names exist, the room is there), [`app::App::submit`] records the job, and
 //! 202 is the answer; the record holds an [`app::verbs::Outcome`] at the end, and `api/outcomes` makes the answer of it. On a worker, [`operations::backup::execute`] takes the repository's lock, finds parents, and lets
-//! [`engine::Engine::begin_snapshot_since`] take a snapshot of the store: layer by layer, while writes go on, records go through `operations/packer` into packs
+//! [`engine::Engine::begin_snapshot_since`] take a snapshot of the store: round by round, while writes go on, records go through `operations/packer` into packs
 //! ([`repository::pack`]), compressed on threads that give way to requests; the last round, under the write lock, is small, and
 //! is the backup's moment. The store is synced up to it. The manifest is put last, create-only: that put is the commit. A
 //! marker in the store says what the backup holds; the next one's snapshot starts from it.

@@ -17,6 +17,7 @@ use super::error::{Problem, job_problem, status_of};
 use super::extract::{OperationPath, OperationQuery};
 use super::openapi::words;
 use super::outcomes;
+use super::running;
 use super::tags::JOBS;
 use crate::access::Caller;
 use crate::app::App;
@@ -292,19 +293,9 @@ pub(super) async fn dry_run<T: Serialize + Send + 'static>(
     app: &App,
     plan: impl FnOnce(&App, &Progress) -> Result<T> + Send + 'static,
 ) -> Result<Response, Problem> {
-    let progress = Progress::default();
-    let _left = CancelOnDrop(progress.clone());
+    let progress = running::progress();
     let plan = app.asking_repository(move |app| plan(app, &progress));
     Ok(Json(plan.await?).into_response())
-}
-
-/// Cancels work when whoever waits for it goes away.
-pub(super) struct CancelOnDrop(pub(super) Progress);
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        self.0.cancel();
-    }
 }
 
 /// The answer of a job that failed while it was waited for: its problem, with the job beside it.

@@ -19,6 +19,7 @@ use super::jobs::asks_to_wait;
 use super::measure;
 use super::request_id::{self, REQUEST_ID};
 use super::route_list::Requirements;
+use super::running::{GiveUpOnDrop, GivenUp, Running};
 use crate::app::App;
 use crate::error::{Error, Kind};
 
@@ -159,16 +160,25 @@ pub(super) async fn bound(State(bounds): State<Bounds>, request: Request, next: 
     if path == IMPORT_PATH {
         timeout = Duration::MAX;
     }
-    match tokio::time::timeout(timeout, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => refusal(
-            &path,
-            Error::new(
-                Kind::Timeout,
-                format!("the request took longer than {} ms", timeout.as_millis()),
-            ),
-        ),
-    }
+    let is_safe = request.method().is_safe();
+    let running = Running::default();
+    let _left = GiveUpOnDrop(running.clone());
+    let answered = tokio::time::timeout(timeout, running.scope(next.run(request))).await;
+    answered.unwrap_or_else(|_| refusal(&path, too_long(timeout, is_safe, running.give_up())))
+}
+
+/// What a request is told that took too long: whether what it asked for may still happen.
+fn too_long(timeout: Duration, is_safe: bool, given_up: GivenUp) -> Error {
+    let what = match given_up {
+        _ if is_safe => "",
+        GivenUp::Stopped => "; it was stopped, and changed nothing",
+        GivenUp::GoesOn => "; what it asked for may still take effect",
+    };
+    let timeout = timeout.as_millis();
+    Error::new(
+        Kind::Timeout,
+        format!("the request took longer than {timeout} ms{what}"),
+    )
 }
 
 /// Whether a route is there that reads a body as a whole.

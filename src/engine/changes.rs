@@ -1,14 +1,15 @@
 //! What changed since a sequence, and the consistent snapshot that is built on it.
 //!
-//! A snapshot copies collections while writes go on. Each collection is copied whole first (the base layer);
-//! then what changed meanwhile is copied again, round by round (change layers), from a watermark. The
-//! last round happens under the write lock and is small: the moment it is taken is the moment of the
-//! snapshot, the same for all collections.
+//! A snapshot copies collections while writes go on, in rounds. The first round of a collection is all of it
+//! (unless it is known up to a sequence already); then what changed meanwhile is copied again, round by round, from a
+//! watermark. The last round is read under the write lock and is small: the moment it is read is the moment of the
+//! snapshot, the same for all collections. It has the same shape as the others.
 //!
-//! A layer applies its tombstones first, by ordinal, then its records, by ordinal. An id that is deleted
-//! and inserted again gets a new ordinal, so it can stand twice in a base layer that was read meanwhile;
+//! A round applies its deletions first, by ordinal, then its records, by ordinal. An id that is deleted
+//! and inserted again gets a new ordinal, so it can stand twice in a first round that was read meanwhile;
 //! the tombstone of the old ordinal, above the watermark by then, takes the old one away.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,7 +23,7 @@ use super::collection::{Collection, CollectionInfo};
 use super::format::{self, StoredRecord};
 use super::pace::Pursuit;
 use super::staging::Exclusive;
-use super::store::{Scan, Tree, prefix_end};
+use super::store::{Scan, Tree, Value, prefix_end};
 use super::{Engine, Inner};
 use crate::error::{Error, Kind, Result};
 use crate::model::collection::Lifecycle;
@@ -58,26 +59,25 @@ pub struct CatchUp {
     pub max_rounds: usize,
 }
 
-/// One layer of one collection, to be copied without any lock.
-pub struct Layer {
-    /// Definition and head when the layer was begun.
+/// What a round brings of one collection: deletions first, then records.
+pub struct Round {
+    /// Definition and head when the round was begun; of the last one, at the moment of the snapshot.
     pub info: CollectionInfo,
+    /// Deletions since the round before; none where all records come.
+    pub removed: Vec<Tombstone>,
     collection: Arc<Collection>,
     engine: Engine,
-    /// Deletions since the layer before; none in a base.
-    pub tombstones: Vec<Tombstone>,
-    /// `None`: all records.
-    changed: Option<Vec<u64>>,
+    records: Records,
 }
 
-/// One collection at the moment of the snapshot, with its last round.
-pub struct FinalPart {
-    /// Definition and head at that moment.
-    pub info: CollectionInfo,
-    /// Deletions of the last round.
-    pub tombstones: Vec<Tombstone>,
-    /// Records of the last round: ordinal, sequence, canonical bytes; by ordinal.
-    pub records: Vec<(u64, u64, Vec<u8>)>,
+/// The records of a round.
+enum Records {
+    /// All, as they are read.
+    All,
+    /// Those of these ordinals, as they are read.
+    Changed(Vec<u64>),
+    /// Ordinals and payloads that were read under the write lock.
+    Held(Vec<(u64, Value)>),
 }
 
 /// The snapshot's end.
@@ -88,8 +88,19 @@ pub struct Final {
     pub at: DateTime<Utc>,
     /// Every tenant and database at that moment.
     pub namespaces: Namespaces,
-    /// Every collection of the snapshot, by id. One that was dropped meanwhile is not here.
-    pub parts: BTreeMap<Uuid, FinalPart>,
+    /// Every collection of the snapshot at that moment, by id. One that was dropped before is not here.
+    pub collections: BTreeMap<Uuid, CollectionInfo>,
+}
+
+impl Final {
+    /// Takes out what a collection of the snapshot was at that moment.
+    ///
+    /// # Errors
+    /// `Internal` when it is not there.
+    pub fn take(&mut self, id: Uuid) -> Result<CollectionInfo> {
+        let found = self.collections.remove(&id);
+        found.ok_or_else(|| Error::internal("the snapshot lost its collection"))
+    }
 }
 
 /// A snapshot in progress. While it lives, tombstones that it may need are kept.
@@ -98,7 +109,7 @@ pub struct Snapshot {
     scope: SnapshotScope,
     token: u64,
     pursuit: Pursuit,
-    /// Per collection, the sequence that its layers so far are complete up to.
+    /// Per collection, the sequence that its rounds so far are complete up to.
     watermarks: BTreeMap<Uuid, u64>,
 }
 
@@ -130,8 +141,7 @@ impl Engine {
     /// `NotFound`.
     pub fn changed_after(&self, id: Uuid, sequence: u64) -> Result<u64> {
         let collection = self.inner.live_collection(id)?;
-        let state = collection.state.read();
-        Ok(state.columns.count_changed_after(sequence) as u64)
+        Ok(collection.columns().count_changed_after(sequence) as u64)
     }
 
     /// Begins a snapshot that has some collections as of a sequence already: of these only what changed since
@@ -188,41 +198,40 @@ impl Snapshot {
         }
     }
 
-    /// The next layer of a collection: its base the first time, then what changed since.
-    ///
-    /// # Errors
-    /// `NotFound` when the collection is gone, `Unavailable` when it is damaged.
-    pub fn next_layer(&mut self, id: Uuid) -> Result<Layer> {
+    /// The next round of a collection: all of it the first time, then what changed since.
+    fn next_round(&mut self, id: Uuid) -> Result<Round> {
         let inner = &self.engine.inner;
         let collection = inner.live_or_staged(id)?;
         collection.check_readable()?;
         let watermark = self.watermarks.get(&id).copied();
-        let (upto, changed) = {
+        let (upto, columns) = {
             let writer = inner.lock_writer()?;
-            let state = collection.state.read();
-            let changed = watermark.map(|since| state.columns.changed_after(since));
-            (writer.sequence, changed)
+            (writer.sequence, collection.columns())
         };
-        let tombstones = match watermark {
+        let records = match watermark {
+            None => Records::All,
+            Some(since) => Records::Changed(columns.changed_after(since)),
+        };
+        let removed = match watermark {
             None => Vec::new(),
             Some(since) => inner.tombstones_after(&collection, since)?,
         };
         self.watermarks.insert(id, upto);
-        Ok(Layer {
+        Ok(Round {
             info: collection.info(),
+            removed,
             collection,
             engine: self.engine.clone(),
-            tombstones,
-            changed,
+            records,
         })
     }
 
-    /// Takes the last round under the write lock, unless more than `max_changes` records and deletions have to
+    /// Reads the last round under the write lock, unless more than `max_changes` records and deletions have to
     /// be read there, and goes on to `last` before it lets go of it. Else what there is to do first.
     fn try_finish<T>(
         &mut self,
         max_changes: usize,
-        last: &mut Option<impl FnOnce(Final, &mut Exclusive<'_>) -> Result<T>>,
+        last: &mut Option<impl FnOnce(Final, Rounds, &mut Exclusive<'_>) -> Result<T>>,
     ) -> Result<Result<T, Behind>> {
         let inner = &self.engine.inner;
         let mut exclusive = inner.exclusive()?;
@@ -233,10 +242,7 @@ impl Snapshot {
             let collection = inner.live_or_staged(*id).map_err(|_| vanished(*id))?;
             let since = self.watermarks.get(id).copied();
             let since_then = since.unwrap_or(0);
-            let written = {
-                let state = collection.state.read();
-                state.columns.count_changed_after(since_then)
-            };
+            let written = collection.columns().count_changed_after(since_then);
             // Deletions are read there as well; more than the bound need not be counted.
             let most = max_changes.saturating_sub(pending + written);
             let deleted = if max_changes == usize::MAX {
@@ -256,27 +262,30 @@ impl Snapshot {
                 changes: pending as u64,
             }));
         }
-        let mut parts = BTreeMap::new();
+        let mut rounds = Rounds::with_capacity(ids.len());
         for id in ids {
             let collection = inner.live_or_staged(id)?;
             collection.check_readable()?;
-            let since = self.watermarks.get(&id).copied();
-            parts.insert(id, inner.last_round(&collection, since.unwrap_or(0))?);
+            let since = self.watermarks.get(&id).copied().unwrap_or(0);
+            rounds.push((id, self.engine.last_round(collection, since)?));
         }
-        let sequence = exclusive.writer.sequence;
         let last = last
             .take()
             .ok_or_else(|| Error::internal("a snapshot ended twice"))?;
         let done = Final {
-            sequence,
+            sequence: exclusive.writer.sequence,
             at: Utc::now(),
             namespaces: inner.catalog.read().namespaces(),
-            parts,
+            collections: rounds
+                .iter()
+                .map(|(id, round)| (*id, round.info.clone()))
+                .collect(),
         };
-        last(done, &mut exclusive).map(Ok)
+        last(done, rounds, &mut exclusive).map(Ok)
     }
 
-    /// Runs layers over all collections until the snapshot can be finished. `copy` gets each layer.
+    /// Hands round after round of all collections to `copy` until the snapshot is there; the last ones too, when writers
+    /// go on already.
     ///
     /// # Errors
     /// Those of `copy`, of reading, and `Canceled`.
@@ -284,36 +293,62 @@ impl Snapshot {
         self,
         catch_up: CatchUp,
         progress: &Progress,
-        copy: impl FnMut(Uuid, Layer) -> Result<()>,
+        mut copy: impl FnMut(Uuid, &Round) -> Result<()>,
     ) -> Result<Final> {
-        self.run_to(catch_up, progress, copy, |last, _| Ok(last))
+        let held = |done, rounds: Rounds, _: &mut Exclusive<'_>| Ok((done, rounds));
+        let (done, rounds) = self.run_rounds(catch_up, progress, &mut copy, held)?;
+        for (id, round) in &rounds {
+            copy(*id, round)?;
+        }
+        Ok(done)
     }
 
-    /// As [`Snapshot::run`]; then, while nobody else can write, `last` does what has to be done at the moment of the
-    /// snapshot.
+    /// As [`Snapshot::run`]; but `copy` gets the last rounds while nobody else can write, and then `last` does what has to
+    /// be done at the moment of the snapshot.
     ///
     /// # Errors
     /// Those of `copy`, of `last`, of reading, and `Canceled`.
     pub fn run_to<T>(
+        self,
+        catch_up: CatchUp,
+        progress: &Progress,
+        copy: impl FnMut(Uuid, &Round, Option<&mut Exclusive<'_>>) -> Result<()>,
+        last: impl FnOnce(Final, &mut Exclusive<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let copy = RefCell::new(copy);
+        self.run_rounds(
+            catch_up,
+            progress,
+            |id, round| copy.borrow_mut()(id, round, None),
+            |done, rounds, exclusive| {
+                for (id, round) in &rounds {
+                    copy.borrow_mut()(*id, round, Some(exclusive))?;
+                }
+                last(done, exclusive)
+            },
+        )
+    }
+
+    fn run_rounds<T>(
         mut self,
         catch_up: CatchUp,
         progress: &Progress,
-        mut copy: impl FnMut(Uuid, Layer) -> Result<()>,
-        last: impl FnOnce(Final, &mut Exclusive<'_>) -> Result<T>,
+        mut copy: impl FnMut(Uuid, &Round) -> Result<()>,
+        last: impl FnOnce(Final, Rounds, &mut Exclusive<'_>) -> Result<T>,
     ) -> Result<T> {
         let mut due = Behind {
             collections: self.collections(),
             changes: u64::MAX,
         };
         let mut last = Some(last);
-        for round in 0.. {
+        for number in 0.. {
             let (began, mut copied) = (Instant::now(), 0);
             for id in due.collections {
                 progress.check()?;
-                match self.next_layer(id) {
-                    Ok(layer) => {
-                        copied += layer.changes();
-                        copy(id, layer)?;
+                match self.next_round(id) {
+                    Ok(round) => {
+                        copied += round.changes();
+                        copy(id, &round)?;
                     }
                     // A snapshot of everything is of what exists at its moment.
                     Err(error)
@@ -323,7 +358,7 @@ impl Snapshot {
                 }
             }
             // Where writers outrun the rounds, the last one takes what is left, whatever it costs.
-            let bound = if round >= catch_up.max_rounds {
+            let bound = if number >= catch_up.max_rounds {
                 usize::MAX
             } else {
                 catch_up.max_last_round
@@ -342,6 +377,9 @@ impl Snapshot {
     }
 }
 
+/// The last rounds, by collection.
+type Rounds = Vec<(Uuid, Round)>;
+
 /// What a snapshot has to copy before it can end.
 struct Behind {
     collections: Vec<Uuid>,
@@ -349,19 +387,23 @@ struct Behind {
     changes: u64,
 }
 
-impl Layer {
+impl Round {
     /// Records and deletions in it, about: writes go on.
     fn changes(&self) -> u64 {
-        let records = self.changed.as_ref().map(|changed| changed.len() as u64);
-        records.unwrap_or(self.info.head.count) + self.tombstones.len() as u64
+        let records = match &self.records {
+            Records::All => self.info.head.count,
+            Records::Changed(ordinals) => ordinals.len() as u64,
+            Records::Held(records) => records.len() as u64,
+        };
+        records + self.removed.len() as u64
     }
 
     /// Whether this is the whole collection rather than changes to it.
-    pub fn is_base(&self) -> bool {
-        self.changed.is_none()
+    pub fn is_whole(&self) -> bool {
+        matches!(self.records, Records::All)
     }
 
-    /// Visits the layer's records by ordinal. A record may be newer than the layer; it then comes again
+    /// Visits the round's records by ordinal. A record may be newer than the round; it then comes again
     /// in the next one. One that is gone is passed over; its tombstone comes in the next one.
     ///
     /// # Errors
@@ -371,34 +413,39 @@ impl Layer {
         mut visit: impl FnMut(u64, &StoredRecord<'_>) -> Result<()>,
     ) -> Result<()> {
         let store = &self.engine.inner.store;
-        let visit = |ordinal: u64, stored: &StoredRecord<'_>| visit(ordinal, stored).map(|()| true);
-        match &self.changed {
-            None => self.collection.scan_from(store, 0, visit),
-            Some(ordinals) => self.collection.visit_each(store, ordinals, visit),
+        let mut visit =
+            |ordinal: u64, stored: &StoredRecord<'_>| visit(ordinal, stored).map(|()| true);
+        match &self.records {
+            Records::All => self.collection.scan_from(store, 0, visit),
+            Records::Changed(ordinals) => self.collection.visit_each(store, ordinals, visit),
+            Records::Held(records) => records.iter().try_for_each(|(ordinal, payload)| {
+                visit(*ordinal, &StoredRecord::decode(payload)?).map(|_| ())
+            }),
         }
     }
 }
 
-impl Inner {
-    fn last_round(&self, collection: &Collection, since: u64) -> Result<FinalPart> {
-        let (info, changed) = {
-            let state = collection.state.read();
-            let changed = state.columns.changed_after(since);
-            drop(state);
-            (collection.info(), changed)
-        };
+impl Engine {
+    /// Under the write lock: what was written after a sequence, read.
+    fn last_round(&self, collection: Arc<Collection>, since: u64) -> Result<Round> {
+        let store = &self.inner.store;
+        let changed = collection.columns().changed_after(since);
         let mut records = Vec::with_capacity(changed.len());
-        collection.visit_each(&self.store, &changed, |ordinal, stored| {
-            records.push((ordinal, stored.sequence, stored.canonical.to_vec()));
-            Ok(true)
-        })?;
-        Ok(FinalPart {
-            info,
-            tombstones: self.tombstones_after(collection, since)?,
-            records,
+        for ordinal in changed {
+            let payload = collection.payload(store, ordinal)?;
+            records.extend(payload.map(|payload| (ordinal, payload)));
+        }
+        Ok(Round {
+            info: collection.info(),
+            removed: self.inner.tombstones_after(&collection, since)?,
+            collection,
+            engine: self.clone(),
+            records: Records::Held(records),
         })
     }
+}
 
+impl Inner {
     /// How many deletions there are after a sequence, counted up to a bound.
     fn count_tombstones_after(
         &self,
@@ -448,7 +495,7 @@ fn live(inner: &Inner) -> Vec<Uuid> {
     let ids: BTreeSet<Uuid> = catalog
         .collections
         .values()
-        .filter(|collection| collection.state.read().descriptor.lifecycle == Lifecycle::Live)
+        .filter(|collection| collection.lifecycle() == Lifecycle::Live)
         .map(|collection| collection.id)
         .collect();
     ids.into_iter().collect()

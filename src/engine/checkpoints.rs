@@ -65,7 +65,7 @@ impl Engine {
     /// Whether there is such a staged collection, fit for this purpose.
     pub fn is_staged(&self, id: Uuid, staging: Staging) -> bool {
         self.inner.live_or_staged(id).is_ok_and(|found| {
-            let lifecycle = found.state.read().descriptor.lifecycle;
+            let lifecycle = found.lifecycle();
             lifecycle == Lifecycle::Staging && (found.in_memory || staging == Staging::ToConsult)
         })
     }

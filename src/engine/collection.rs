@@ -3,28 +3,36 @@
 //! The write path, which takes the store-wide lock, is in `write.rs`; filling the memory when the store is
 //! opened is in `load.rs`.
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
-use arc_swap::ArcSwapOption;
-use parking_lot::{Mutex, RwLock};
+use arc_swap::{ArcSwap, ArcSwapOption};
+use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::consistency::Watch;
 use super::format::{self, Head, StoredRecord};
 use super::metadata::MetadataIndex;
+use super::ordered::{OrderedRwLock, Rank};
 use super::store::{Store, Tree, Value, prefix_end};
 use super::vectors::Columns;
 use crate::error::{Error, Kind, Result};
-use crate::model::collection::{CollectionDescriptor, HeldCollection};
+use crate::model::collection::{CollectionDescriptor, HeldCollection, Lifecycle};
 use crate::model::record::{Record, RecordView};
 
-/// A collection that the catalog holds. Readers take the state's lock for one selection or one comparison of vectors, never
-/// across I/O.
+/// A collection that the catalog holds. It is changed under the engine's write lock only. Readers take the memory's
+/// lock to copy pointers out of it, never across I/O, a selection or a comparison of vectors.
 pub(super) struct Collection {
     pub(super) id: Uuid,
     /// Whether vectors and metadata are kept in memory; not where records are only looked up.
     pub(super) in_memory: bool,
-    pub(super) state: RwLock<CollectionState>,
+    /// Definition and head of the last write; the memory was changed before.
+    info: ArcSwap<CollectionInfo>,
+    pub(super) memory: OrderedRwLock<Memory>,
+    /// Tombstones in the store.
+    pub(super) tombstones: AtomicU64,
+    /// Why reads are refused: a record could not be read when the store was opened.
+    at_start: OnceLock<String>,
     /// What was met while it was served: no more is written to it. What is read is checked, and true.
     met: OnceLock<String>,
     /// The inspection that runs, which writers tell what they do. It changes under the write lock only.
@@ -33,16 +41,11 @@ pub(super) struct Collection {
     pub(super) inspecting: Mutex<()>,
 }
 
-/// What a write publishes after its transaction.
-pub(super) struct CollectionState {
-    pub(super) descriptor: Arc<CollectionDescriptor>,
-    pub(super) head: Head,
+/// What is kept of all records.
+#[derive(Default)]
+pub(super) struct Memory {
     pub(super) columns: Columns,
     pub(super) metadata: MetadataIndex,
-    /// Tombstones in the store.
-    pub(super) tombstones: u64,
-    /// Why reads are refused: a record could not be read when the store was opened.
-    pub(super) damage: Option<String>,
 }
 
 /// A collection's definition and head at one moment.
@@ -110,14 +113,13 @@ impl Collection {
         Self {
             id: descriptor.id,
             in_memory: true,
-            state: RwLock::new(CollectionState {
+            info: ArcSwap::from_pointee(CollectionInfo {
                 descriptor: Arc::new(descriptor),
                 head,
-                columns: Columns::default(),
-                metadata: MetadataIndex::default(),
-                tombstones: 0,
-                damage: None,
             }),
+            memory: OrderedRwLock::new(Rank::Memory, Memory::default()),
+            tombstones: AtomicU64::new(0),
+            at_start: OnceLock::new(),
             met: OnceLock::new(),
             watch: ArcSwapOption::empty(),
             inspecting: Mutex::new(()),
@@ -126,17 +128,43 @@ impl Collection {
 
     /// Definition and head.
     pub(super) fn info(&self) -> CollectionInfo {
-        let state = self.state.read();
-        CollectionInfo {
-            descriptor: Arc::clone(&state.descriptor),
-            head: state.head,
-        }
+        CollectionInfo::clone(&self.info.load())
+    }
+
+    /// What becomes of it.
+    pub(super) fn lifecycle(&self) -> Lifecycle {
+        self.info.load().descriptor.lifecycle
+    }
+
+    /// Shows what a write left. Under the write lock, after the memory was changed.
+    pub(super) fn show(&self, descriptor: Arc<CollectionDescriptor>, head: Head) {
+        self.info
+            .store(Arc::new(CollectionInfo { descriptor, head }));
+    }
+
+    /// As [`Collection::show`], of another definition.
+    pub(super) fn describe(&self, descriptor: CollectionDescriptor) {
+        self.show(Arc::new(descriptor), self.info.load().head);
+    }
+
+    /// As [`Collection::show`], of another head.
+    pub(super) fn show_head(&self, head: Head) {
+        self.show(Arc::clone(&self.info.load().descriptor), head);
+    }
+
+    /// The columns as of now: pointers are copied, and writers go on.
+    pub(super) fn columns(&self) -> Columns {
+        self.memory.read().columns.clone()
     }
 
     /// Why nothing is written to it, if so.
     pub(super) fn damage(&self) -> Option<String> {
-        let at_start = self.state.read().damage.clone();
-        at_start.or_else(|| self.met.get().cloned())
+        self.at_start.get().or_else(|| self.met.get()).cloned()
+    }
+
+    /// Notes what is wrong with what was found when the store was opened, unless something is noted.
+    pub(super) fn note_at_start(&self, damage: String) {
+        let _ = self.at_start.set(damage);
     }
 
     /// Notes damage that was met while it was served.
@@ -163,7 +191,7 @@ impl Collection {
     /// `Unavailable` when a record of this collection could not be read at start: answers would be
     /// silently incomplete.
     pub(super) fn check_readable(&self) -> Result<()> {
-        match &self.state.read().damage {
+        match self.at_start.get() {
             None => Ok(()),
             Some(damage) => Err(refused(damage)),
         }
@@ -260,7 +288,7 @@ impl AfterFault {
     fn of(collection: &Collection, store: &Store, start: u64) -> Self {
         let faulted = store.is_faulted();
         let expected = (faulted && collection.in_memory).then(|| {
-            let mut ordinals = collection.state.read().columns.changed_after(0);
+            let mut ordinals = collection.columns().changed_after(0);
             ordinals.retain(|ordinal| *ordinal >= start);
             ordinals.into_iter()
         });

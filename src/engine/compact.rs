@@ -48,11 +48,11 @@ impl Engine {
             ..Usage::default()
         };
         for collection in self.inner.catalog.read().collections.values() {
-            let state = collection.state.read();
-            usage.records += state.head.count;
-            usage.live_bytes += state.head.bytes
-                + state.head.count * RECORD_OVERHEAD_BYTES
-                + state.tombstones * TOMBSTONE_BYTES;
+            let head = collection.info().head;
+            usage.records += head.count;
+            usage.live_bytes += head.bytes
+                + head.count * RECORD_OVERHEAD_BYTES
+                + collection.tombstones.load(Ordering::Relaxed) * TOMBSTONE_BYTES;
         }
         Ok(usage)
     }

@@ -20,7 +20,7 @@ pub fn damage_vector(engine: &Engine, collection: Uuid, id: &str) -> Result<()> 
     let ordinal = collection
         .ordinal_of(&inner.store, id)?
         .ok_or_else(missing)?;
-    let columns = &mut collection.state.write().columns;
+    let columns = &mut collection.memory.write().columns;
     let slot = columns.slot(ordinal).ok_or_else(missing)?;
     columns.damage(slot);
     Ok(())

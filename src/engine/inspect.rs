@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::collection::Collection;
 use super::consistency::Watch;
 use super::format::{self, StoredRecord};
+use super::ordered::{Guard, Held, Rank};
 use super::store::Tree;
 use super::{Engine, Inner};
 use crate::error::{Kind, Result};
@@ -170,7 +171,7 @@ impl Engine {
         let _turn = loop {
             progress.check()?;
             if let Some(turn) = collection.inspecting.try_lock_for(TURN) {
-                break turn;
+                break Guard::new(turn, Held::new(Rank::Inspection));
             }
         };
         let mut inspector = Inspector {
@@ -203,10 +204,12 @@ impl Inspector<'_> {
         let mut position = 0;
         while position < watch.horizon() {
             self.check()?;
-            let end = {
-                let columns = &self.collection.state.read().columns;
-                columns.page_end(position, PAGE)
-            };
+            let end = self
+                .collection
+                .memory
+                .read()
+                .columns
+                .page_end(position, PAGE);
             let end = end.unwrap_or(u64::MAX).min(watch.horizon());
             watch.open(end);
             let mut page = self.read_page(position, end)?;
@@ -261,7 +264,7 @@ impl Inspector<'_> {
             }
         }
         let in_memory = {
-            let columns = &self.collection.state.read().columns;
+            let columns = &self.collection.memory.read().columns;
             columns.live_between(start, page.end)
         };
         let unread = in_memory.into_iter();
@@ -343,8 +346,8 @@ impl Inspector<'_> {
     }
 
     fn in_memory(&self, ordinal: u64) -> bool {
-        let state = self.collection.state.read();
-        state.columns.slot(ordinal).is_some()
+        let memory = self.collection.memory.read();
+        memory.columns.slot(ordinal).is_some()
     }
 
     /// Checks one record that was read: its content, its id entry, its copy in memory.
@@ -379,18 +382,18 @@ impl Inspector<'_> {
             }
             Err(error) => return Err(error),
         }
-        let state = self.collection.state.read();
-        look.difference = match state.columns.slot(ordinal) {
+        let memory = self.collection.memory.read();
+        look.difference = match memory.columns.slot(ordinal) {
             None => Some(format!("record {id:?} is stored but not in memory")),
             Some(slot) => {
-                let same = state.columns.vector(slot).is_some_and(|vector| {
+                let same = memory.columns.vector(slot).is_some_and(|vector| {
                     vector.len() == stored.view.dimension()
                         && vector
                             .iter()
                             .zip(stored.view.embedding())
                             .all(|(memory, disk)| memory.to_bits() == disk.to_bits())
                 });
-                let differing = match (same, state.metadata.agrees(ordinal, &metadata)) {
+                let differing = match (same, memory.metadata.agrees(ordinal, &metadata)) {
                     (true, true) => None,
                     (false, _) => Some("vector"),
                     (true, false) => Some("metadata"),

@@ -34,7 +34,7 @@ impl Engine {
         let root = descriptor.root.unwrap_or_else(|| descriptor.public_id());
         let catalog = self.inner.catalog.read();
         let forks = catalog.collections.values().filter(|collection| {
-            let descriptor = &collection.state.read().descriptor;
+            let descriptor = collection.info().descriptor;
             descriptor.lifecycle == Lifecycle::Live && descriptor.root == Some(root)
         });
         Ok(forks.count() as u64)

@@ -1,14 +1,15 @@
 //! Filling a collection's memory when the store is opened, on three threads: one reads, checks and decodes
 //! records, one keeps the vectors, one the metadata.
 
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use super::collection::Collection;
+use super::collection::{Collection, CollectionInfo, Memory};
 use super::format::{self, StoredRecord};
 use super::metadata::MetadataIndex;
 use super::store::{Store, Tree, named, prefix_end};
 use super::threads::joined;
-use super::vectors::Columns;
+use super::vectors::{Columns, Quantized};
 use crate::error::{Error, Result};
 use crate::model::metadata::Metadata;
 
@@ -33,8 +34,8 @@ impl Collection {
     /// # Errors
     /// `StorageFault` when the store itself cannot be read.
     pub(super) fn load(&self, store: &Store) -> Result<()> {
-        let mut state = self.state.write();
-        let dimension = state.descriptor.definition.dimension.unwrap_or(0) as usize;
+        let CollectionInfo { descriptor, head } = self.info();
+        let dimension = descriptor.definition.dimension.unwrap_or(0) as usize;
         let (vectors, received_vectors) = sync_channel(WAITING);
         let (metadatas, received_metadatas) = sync_channel(WAITING);
         let (damage, columns, metadata) = std::thread::scope(|scope| {
@@ -44,22 +45,22 @@ impl Collection {
             let columns = fill_columns(received_vectors, dimension);
             (joined(reading), columns, joined(metadata))
         });
-        (state.columns, state.metadata) = (columns, metadata);
-        state.damage = damage;
-        let loaded = state.columns.live() as u64;
-        if loaded != state.head.count && state.damage.is_none() {
-            state.damage = Some(format!(
-                "{loaded} records are stored, {} were counted",
-                state.head.count
+        let loaded = columns.live() as u64;
+        *self.memory.write() = Memory { columns, metadata };
+        if let Some(damage) = damage {
+            self.note_at_start(damage);
+        } else if loaded != head.count {
+            let counted = head.count;
+            self.note_at_start(format!(
+                "{loaded} records are stored, {counted} were counted"
             ));
         }
         let prefix = self.id.as_bytes().to_vec();
         for entry in store.scan(Tree::Tombstones, prefix.clone(), prefix_end(&prefix)) {
-            state.tombstones += 1;
+            self.tombstones.fetch_add(1, Ordering::Relaxed);
             // It is only counted here; a backup that needs it says so.
             if let Err(error) = named(entry) {
-                let damage = || error.message().to_owned();
-                state.damage.get_or_insert_with(damage);
+                self.note_at_start(error.message().to_owned());
             }
         }
         Ok(())
@@ -114,7 +115,7 @@ fn fill_columns(received: Receiver<Vectors>, dimension: usize) -> Columns {
         // A collection without dimension has no records.
         let vectors = batch.components.chunks_exact(dimension.max(1));
         for ((ordinal, sequence), vector) in batch.rows.into_iter().zip(vectors) {
-            columns.put(ordinal, sequence, vector);
+            columns.put(ordinal, sequence, vector, &Quantized::of(vector));
         }
     }
     columns

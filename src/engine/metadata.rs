@@ -4,31 +4,39 @@
 //! inline, several as a compressed bitmap. Numbers compare by value whatever their type; elements of lists
 //! are kept apart and by exact type, as `$contains` wants them. Documents are not here: a filter on them
 //! gets candidates that its other conditions leave, and reads those.
+//!
+//! All of it is shared by reference count: who selects takes the part that the filter speaks of
+//! ([`MetadataIndex::part_for`]), and writers go on.
 
 mod keys;
+mod shared_map;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use roaring::RoaringTreemap;
 
 use self::keys::{ElementKey, Entries, ValueKey, range};
+use self::shared_map::SharedMap;
 use crate::model::filter::{Condition, Filter};
 use crate::model::metadata::Metadata;
 
 /// The ordinals that have a value; most values of a key like a title have one.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Postings {
     One(u64),
-    Many(RoaringTreemap),
+    Many(Arc<RoaringTreemap>),
 }
 
 impl Postings {
     fn insert(&mut self, ordinal: u64) {
         match self {
             Self::One(one) if *one == ordinal => {}
-            Self::One(one) => *self = Self::Many([*one, ordinal].into_iter().collect()),
+            Self::One(one) => {
+                *self = Self::Many(Arc::new([*one, ordinal].into_iter().collect()));
+            }
             Self::Many(many) => {
-                many.insert(ordinal);
+                Arc::make_mut(many).insert(ordinal);
             }
         }
     }
@@ -38,6 +46,7 @@ impl Postings {
         match self {
             Self::One(one) => *one == ordinal,
             Self::Many(many) => {
+                let many = Arc::make_mut(many);
                 many.remove(ordinal);
                 many.is_empty()
             }
@@ -56,31 +65,25 @@ impl Postings {
             Self::One(one) => {
                 set.insert(*one);
             }
-            Self::Many(many) => *set |= many,
+            Self::Many(many) => *set |= &**many,
         }
     }
 }
 
 /// The values under one key.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct KeyIndex {
-    values: BTreeMap<ValueKey, Postings>,
-    elements: BTreeMap<ElementKey, Postings>,
+    values: SharedMap<ValueKey, Postings>,
+    elements: SharedMap<ElementKey, Postings>,
 }
 
-fn insert<K: Ord>(map: &mut BTreeMap<K, Postings>, key: K, ordinal: u64) {
-    map.entry(key)
-        .and_modify(|postings| postings.insert(ordinal))
-        .or_insert(Postings::One(ordinal));
+fn insert<K: Ord + Clone>(map: &mut SharedMap<K, Postings>, key: K, ordinal: u64) {
+    let new = || Postings::One(ordinal);
+    map.update(key, |postings| postings.insert(ordinal), new);
 }
 
-fn remove<K: Ord>(map: &mut BTreeMap<K, Postings>, key: &K, ordinal: u64) {
-    if map
-        .get_mut(key)
-        .is_some_and(|postings| postings.remove(ordinal))
-    {
-        map.remove(key);
-    }
+fn remove<K: Ord + Clone>(map: &mut SharedMap<K, Postings>, key: &K, ordinal: u64) {
+    map.change_or_remove(key, |postings| postings.remove(ordinal));
 }
 
 /// What a filter selects, as far as metadata can tell.
@@ -94,14 +97,14 @@ pub(super) struct Selection {
 /// The metadata of a collection's live records.
 #[derive(Debug, Default)]
 pub(super) struct MetadataIndex {
-    live: RoaringTreemap,
+    live: Arc<RoaringTreemap>,
     keys: HashMap<String, KeyIndex>,
 }
 
 impl MetadataIndex {
     /// Takes a record in.
     pub(super) fn insert(&mut self, ordinal: u64, metadata: &Metadata) {
-        self.live.insert(ordinal);
+        Arc::make_mut(&mut self.live).insert(ordinal);
         for (key, value) in metadata {
             if !self.keys.contains_key(key) {
                 self.keys.insert(key.clone(), KeyIndex::default());
@@ -122,7 +125,7 @@ impl MetadataIndex {
 
     /// Takes a record out; `metadata` is what it was put in with.
     pub(super) fn remove(&mut self, ordinal: u64, metadata: &Metadata) {
-        self.live.remove(ordinal);
+        Arc::make_mut(&mut self.live).remove(ordinal);
         for (key, value) in metadata {
             let Some(index) = self.keys.get_mut(key) else {
                 continue;
@@ -139,6 +142,20 @@ impl MetadataIndex {
                 self.keys.remove(key);
             }
         }
+    }
+
+    /// As much of it as this filter asks for, to select without holding anything that a writer needs.
+    pub(super) fn part_for(&self, filter: &Filter) -> Self {
+        let mut part = Self {
+            live: Arc::clone(&self.live),
+            keys: HashMap::new(),
+        };
+        filter.each_key(&mut |key| {
+            if let Some(index) = self.keys.get(key) {
+                part.keys.insert(key.to_owned(), index.clone());
+            }
+        });
+        part
     }
 
     /// Whether a record stands here with at least this metadata.
@@ -213,7 +230,7 @@ impl MetadataIndex {
         if let Some(index) = index {
             index.positive(condition, &mut found);
         }
-        if negated { &self.live - &found } else { found }
+        if negated { &*self.live - &found } else { found }
     }
 }
 
@@ -236,7 +253,7 @@ impl KeyIndex {
                 }
             }
             Condition::Compare { op, operand } => {
-                for (_, postings) in self.values.range(range(*op, *operand)) {
+                for postings in self.values.range(range(*op, *operand)) {
                     postings.add_to(found);
                 }
             }
@@ -246,6 +263,8 @@ impl KeyIndex {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
@@ -366,7 +385,7 @@ mod tests {
                 .filter(|(_, (metadata, document))| filter.matches(metadata, document.as_deref()))
                 .map(|(ordinal, _)| *ordinal)
                 .collect();
-            let selection = index.select(&filter);
+            let selection = index.part_for(&filter).select(&filter);
             let selected: Vec<u64> = match selection.ordinals {
                 Some(ordinals) => ordinals.iter().collect(),
                 None => model.keys().copied().collect(),

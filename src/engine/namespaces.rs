@@ -316,7 +316,7 @@ impl Engine {
             catalog.names.remove(&old.name);
             catalog.names.insert(changed.name.clone(), collection.id);
         }
-        collection.state.write().descriptor = Arc::new(changed);
+        collection.describe(changed);
         drop(writer);
         inner.acknowledge(sequence)
     }

@@ -137,7 +137,7 @@ impl Exclusive<'_> {
         for (collection, descriptor) in descriptors {
             catalog.names.insert(descriptor.name.clone(), collection.id);
             catalog.note_public_id(&descriptor);
-            collection.state.write().descriptor = Arc::new(descriptor);
+            collection.describe(descriptor);
         }
         let replaced = publications
             .iter()

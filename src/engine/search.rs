@@ -20,6 +20,7 @@ use crate::error::{Error, Kind, Result};
 use crate::metrics::record_since;
 use crate::model::filter::Filter;
 use crate::model::record::{Record, RecordView};
+use crate::progress::Progress;
 
 /// A read of records in insertion order.
 #[derive(Debug, Default)]
@@ -32,6 +33,8 @@ pub struct GetRequest {
     pub limit: Option<usize>,
     /// After passing over this many.
     pub offset: usize,
+    /// Looked at between records: who cancels it ends the read.
+    pub progress: Progress,
 }
 
 /// A search for the nearest records to each of several vectors.
@@ -49,6 +52,8 @@ pub struct QueryRequest {
     pub projection: Projection,
     /// Bytes of records that the answer may have; without, any number.
     pub max_bytes: Option<u64>,
+    /// Looked at between vectors, and between records where the filter reads documents: who cancels it ends the search.
+    pub progress: Progress,
 }
 
 /// One record of an answer.
@@ -64,7 +69,7 @@ impl Engine {
     /// Reads the wanted parts of records, in insertion order.
     ///
     /// # Errors
-    /// `NotFound`, `Unavailable` for a damaged collection, `StorageFault`.
+    /// `NotFound`, `Unavailable` for a damaged collection, `StorageFault`, `Canceled`.
     pub fn get(
         &self,
         collection: Uuid,
@@ -95,6 +100,7 @@ impl Engine {
         let mut page = ResultPage {
             filter: request.filter.as_ref(),
             take: request.limit.unwrap_or(usize::MAX),
+            progress: &request.progress,
             visit,
         };
         if page.take == 0 {
@@ -103,7 +109,7 @@ impl Engine {
         match (&request.ids, &request.filter) {
             (None, None) => {
                 // The columns know where the page starts.
-                let start = collection.state.read().columns.ordinal_at(request.offset);
+                let start = collection.memory.read().columns.ordinal_at(request.offset);
                 if let Some(start) = start {
                     collection.scan_from(&inner.store, start, |_, stored| page.visit(stored))?;
                 }
@@ -111,7 +117,13 @@ impl Engine {
             (ids, filter) => {
                 // Selecting stops where the page is full; what is left is one record a place.
                 let most = request.offset.saturating_add(page.take);
-                let selected = inner.select(&collection, ids.as_deref(), filter.as_ref(), most)?;
+                let wanted = Wanted {
+                    ids: ids.as_deref(),
+                    filter: filter.as_ref(),
+                    most,
+                    progress: &request.progress,
+                };
+                let selected = inner.select(&collection, &wanted)?;
                 let wanted = selected.get(request.offset..).unwrap_or_default();
                 collection.visit_each(&inner.store, wanted, |_, stored| page.visit(stored))?;
             }
@@ -167,8 +179,13 @@ impl Engine {
         let candidates = match (&request.ids, &request.filter) {
             (None, None) => None,
             (ids, filter) => {
-                let (ids, filter) = (ids.as_deref(), filter.as_ref());
-                Some(inner.select(collection, ids, filter, usize::MAX)?)
+                let wanted = Wanted {
+                    ids: ids.as_deref(),
+                    filter: filter.as_ref(),
+                    most: usize::MAX,
+                    progress: &request.progress,
+                };
+                Some(inner.select(collection, &wanted)?)
             }
         };
         if let (Some(ids), None, Some(found)) = (&request.ids, &request.filter, &candidates)
@@ -185,19 +202,13 @@ impl Engine {
             .map(|query| {
                 let mut wanted = request.n_results;
                 loop {
-                    let ranked = {
-                        let state = collection.state.read();
-                        let compared = candidates.as_ref().map_or(state.columns.live(), Vec::len);
-                        metrics::VECTORS_COMPARED.increment(compared as u64);
-                        nearest(
-                            &state.columns,
-                            space,
-                            query,
-                            wanted,
-                            candidates.as_deref(),
-                            threads,
-                        )
-                    };
+                    request.progress.check()?;
+                    let columns = collection.columns();
+                    let compared = candidates.as_ref().map_or(columns.live(), Vec::len);
+                    metrics::VECTORS_COMPARED.increment(compared as u64);
+                    let candidates = candidates.as_deref();
+                    let ranked = nearest(&columns, space, query, wanted, candidates, threads);
+                    drop(columns);
                     let before = bytes;
                     let mut found = inner.fetch(collection, &ranked, request, &mut bytes)?;
                     let missing = request.n_results.saturating_sub(found.len());
@@ -265,11 +276,13 @@ const SPARE: usize = 4;
 struct ResultPage<'a, F> {
     filter: Option<&'a Filter>,
     take: usize,
+    progress: &'a Progress,
     visit: F,
 }
 
 impl<F: FnMut(&RecordView<'_>) -> Result<()>> ResultPage<'_, F> {
     fn visit(&mut self, stored: &StoredRecord<'_>) -> Result<bool> {
+        self.progress.check()?;
         if !still_matches(self.filter, &stored.view)? {
             return Ok(true);
         }
@@ -280,11 +293,19 @@ impl<F: FnMut(&RecordView<'_>) -> Result<()>> ResultPage<'_, F> {
 }
 
 /// Whether a selected record matches as it is read: it may have been written in between.
-fn still_matches(filter: Option<&Filter>, view: &RecordView<'_>) -> Result<bool> {
+pub(super) fn still_matches(filter: Option<&Filter>, view: &RecordView<'_>) -> Result<bool> {
     match filter {
         Some(filter) => Ok(filter.matches(&view.metadata()?, view.document)),
         None => Ok(true),
     }
+}
+
+/// Which records a selection is of: the first so many that are among the ids, if there are any, and match the filter.
+pub(super) struct Wanted<'a> {
+    pub(super) ids: Option<&'a [String]>,
+    pub(super) filter: Option<&'a Filter>,
+    pub(super) most: usize,
+    pub(super) progress: &'a Progress,
 }
 
 impl Inner {
@@ -297,17 +318,16 @@ impl Inner {
         Ok(found.into_iter().collect())
     }
 
-    /// Ordinals of the records that are among `ids` and match `filter`, ascending, the first `most` of
-    /// them. Records are read only where the filter asks for documents.
-    pub(super) fn select(
-        &self,
-        collection: &Collection,
-        ids: Option<&[String]>,
-        filter: Option<&Filter>,
-        most: usize,
-    ) -> Result<Vec<u64>> {
+    /// Ordinals of the records that are wanted, ascending. Records are read only where the filter asks for documents.
+    pub(super) fn select(&self, collection: &Collection, wanted: &Wanted<'_>) -> Result<Vec<u64>> {
+        let Wanted {
+            ids, filter, most, ..
+        } = *wanted;
         let Selection { ordinals, exact } = match filter {
-            Some(filter) => collection.state.read().metadata.select(filter),
+            Some(filter) => {
+                let part = collection.memory.read().metadata.part_for(filter);
+                part.select(filter)
+            }
             None => Selection {
                 ordinals: None,
                 exact: true,
@@ -326,6 +346,7 @@ impl Inner {
         };
         let mut selected = Vec::new();
         let mut visit = |ordinal: u64, stored: &StoredRecord<'_>| {
+            wanted.progress.check()?;
             if still_matches(filter, &stored.view)? {
                 selected.push(ordinal);
             }

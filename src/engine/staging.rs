@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 
-use parking_lot::MutexGuard;
 use uuid::Uuid;
 
 use super::catalog::CatalogBatch;
@@ -14,7 +13,8 @@ use super::collection::{Collection, CollectionInfo};
 use super::consistency::Announcement;
 use super::format::{self, Head, StoredRecord};
 use super::store::{Batch, Tree};
-use super::{Engine, Inner, Writer};
+use super::vectors::Quantized;
+use super::{Engine, Inner, WriteLock};
 use crate::error::Result;
 use crate::model::collection::{CollectionDefinition, CollectionDescriptor, Lifecycle};
 use crate::model::digest::RecordHash;
@@ -59,6 +59,8 @@ struct Prepared<'a> {
     hash: RecordHash,
     view: RecordView<'a>,
     metadata: Metadata,
+    vector: Vec<f32>,
+    codes: Quantized,
 }
 
 fn prepare(records: &[StagedRecord]) -> Result<Vec<Prepared<'_>>> {
@@ -66,7 +68,10 @@ fn prepare(records: &[StagedRecord]) -> Result<Vec<Prepared<'_>>> {
         .iter()
         .map(|record| {
             let view = RecordView::parse(&record.canonical)?;
+            let vector: Vec<f32> = view.embedding().collect();
             Ok(Prepared {
+                codes: Quantized::of(&vector),
+                vector,
                 record,
                 hash: RecordHash::of(&record.canonical),
                 metadata: view.metadata()?,
@@ -79,7 +84,7 @@ fn prepare(records: &[StagedRecord]) -> Result<Vec<Prepared<'_>>> {
 /// The write lock, held over several steps: nobody else writes between them.
 pub struct Exclusive<'a> {
     pub(super) inner: &'a Inner,
-    pub(super) writer: MutexGuard<'a, Writer>,
+    pub(super) writer: WriteLock<'a>,
 }
 
 impl Inner {
@@ -187,7 +192,7 @@ impl Engine {
         let mut batch = Batch::default();
         batch.put_head(collection.id, &head);
         inner.commit_locked(&mut writer, batch)?;
-        collection.state.write().head = head;
+        collection.show_head(head);
         Ok(first)
     }
 
@@ -264,8 +269,7 @@ impl Engine {
     pub fn ordinal_at(&self, collection: Uuid, offset: usize) -> Result<Option<u64>> {
         let collection = self.inner.live_collection(collection)?;
         collection.check_readable()?;
-        let state = collection.state.read();
-        Ok(state.columns.ordinal_at(offset))
+        Ok(collection.columns().ordinal_at(offset))
     }
 
     /// Gives a staged collection up; its records are removed in the background. One that was made visible meanwhile
@@ -273,9 +277,8 @@ impl Engine {
     pub fn discard_staged(&self, staged: Uuid) {
         let removed = {
             let mut catalog = self.inner.catalog.write();
-            let is_staged = |collection: &Arc<Collection>| {
-                collection.state.read().descriptor.lifecycle == Lifecycle::Staging
-            };
+            let is_staged =
+                |collection: &Arc<Collection>| collection.lifecycle() == Lifecycle::Staging;
             match catalog.collections.get(&staged) {
                 Some(collection) if is_staged(collection) => catalog.collections.remove(&staged),
                 _ => None,
@@ -346,22 +349,19 @@ impl Exclusive<'_> {
         announcement.begin();
         inner.commit_locked(&mut self.writer, batch)?;
         announcement.done();
-        let mut state = collection.state.write();
-        state.descriptor = descriptor;
         if collection.in_memory {
+            let mut memory = collection.memory.write();
             for (ordinal, metadata) in &replaced {
-                state.metadata.remove(*ordinal, metadata);
+                memory.metadata.remove(*ordinal, metadata);
             }
-            let mut vector = Vec::new();
             for prepared in records {
                 let ordinal = prepared.record.ordinal;
-                vector.clear();
-                vector.extend(prepared.view.embedding());
-                state.columns.put(ordinal, sequence, &vector);
-                state.metadata.insert(ordinal, &prepared.metadata);
+                let (vector, codes) = (&prepared.vector, &prepared.codes);
+                memory.columns.put(ordinal, sequence, vector, codes);
+                memory.metadata.insert(ordinal, &prepared.metadata);
             }
         }
-        state.head = head;
+        collection.show(descriptor, head);
         Ok(())
     }
 
@@ -398,14 +398,14 @@ impl Exclusive<'_> {
         announcement.begin();
         inner.commit_locked(&mut self.writer, batch)?;
         announcement.done();
-        let mut state = collection.state.write();
         if collection.in_memory {
+            let mut memory = collection.memory.write();
             for (ordinal, metadata) in &removed {
-                state.columns.remove(*ordinal);
-                state.metadata.remove(*ordinal, metadata);
+                memory.columns.remove(*ordinal);
+                memory.metadata.remove(*ordinal, metadata);
             }
         }
-        state.head = head;
+        collection.show_head(head);
         Ok(())
     }
 
@@ -425,14 +425,45 @@ impl Exclusive<'_> {
         head.next_ordinal = head.next_ordinal.max(next_ordinal);
         let mut descriptor = CollectionDescriptor::clone(&info.descriptor);
         descriptor.definition = definition.clone();
+        // That of its records, where the definition is from before the first.
+        let dimension = info.descriptor.definition.dimension;
+        descriptor.definition.dimension = definition.dimension.or(dimension);
         let mut batch = Batch::default();
         batch.put_head(staged, &head);
         batch.put_descriptor(&descriptor);
         self.inner.commit_locked(&mut self.writer, batch)?;
-        let mut state = collection.state.write();
-        state.head = head;
-        state.descriptor = Arc::new(descriptor);
-        drop(state);
+        collection.show(Arc::new(descriptor), head);
         Ok(collection.info())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::testing::{Opened, definition};
+    use crate::model::record::Record;
+
+    #[test]
+    fn the_dimension_of_staged_records_stays_whatever_the_definition_says() {
+        let opened = Opened::new();
+        let engine = &opened.engine;
+        let name = CollectionName::new("default_tenant", "default_database", "staged");
+        let staged = engine
+            .stage(name, definition(), Staging::ToPublish)
+            .unwrap();
+        let canonical = Record {
+            id: "a".to_owned(),
+            embedding: vec![1.0, 2.0],
+            ..Record::default()
+        }
+        .canonical();
+        let record = StagedRecord {
+            ordinal: 0,
+            canonical,
+        };
+        engine.stage_records(staged, &[record]).unwrap();
+        // From before the first record.
+        let info = engine.finish_staging(staged, &definition(), 0).unwrap();
+        assert_eq!(info.descriptor.definition.dimension, Some(2));
     }
 }

@@ -1,4 +1,4 @@
-//! The trees, transactions and syncs: the only module that names sled.
+//! The trees, transactions and syncs, on an ordered map ([`map`]): the only module that names sled, which is that map.
 //!
 //! One writer at a time calls [`Store::commit`] (the engine's write lock sees to it); any number of
 //! threads read and wait for syncs. A sync is shared by all writes that were committed before it began
@@ -10,6 +10,9 @@ mod calls;
 mod compaction;
 mod faults;
 mod files;
+mod map;
+#[cfg(test)]
+mod memory;
 mod open;
 mod power;
 mod recovery;
@@ -18,7 +21,7 @@ mod watermark;
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::ops::Deref;
+use std::ops::{Bound, Deref};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -27,7 +30,6 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use parking_lot::{Condvar, Mutex};
 use sled::IVec;
-use sled::transaction::{ConflictableTransactionError, TransactionalTree};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -39,7 +41,10 @@ use crate::metrics::record_since;
 pub(super) use batch::Batch;
 pub(super) use calls::Call;
 pub use calls::Calls;
-use files::{Files, data_file_bytes};
+use files::data_file_bytes;
+use map::{Entries, Files};
+#[cfg(test)]
+pub(super) use memory::{Disk, Failure};
 pub use open::OpenOptions;
 use watermark::Watermark;
 
@@ -167,7 +172,7 @@ impl Store {
     /// Bytes that sled's files take.
     pub(super) fn size_bytes(&self) -> Result<u64> {
         let files = self.files.load();
-        self.guarded(Call::Size, || files.db.size_on_disk())
+        self.guarded(Call::Size, || files.map.size())
     }
 
     /// Reads and checks one payload. That it is damaged says nothing of others.
@@ -183,7 +188,7 @@ impl Store {
     }
 
     fn raw(&self, files: &Files, tree: u8, key: &[u8]) -> Result<Option<IVec>> {
-        self.guarded(Call::Read, || files.tree(tree).get(key))
+        self.guarded(Call::Read, || files.map.get(tree, key))
     }
 
     /// Checks a stored value; `None` when it is split and went away while its chunks were read.
@@ -241,7 +246,9 @@ impl Store {
         Scan {
             store: self,
             tree,
-            iter: files.tree(tree as u8).range(start..end),
+            iter: files
+                .map
+                .range(tree as u8, Bound::Included(&start), Bound::Excluded(&end)),
             files,
             visited: 0,
             failed: false,
@@ -264,23 +271,7 @@ impl Store {
         let writes = batch.into_writes();
         let files = self.files.load();
         let committing = self.lock(&self.committing)?;
-        let old_chunks: Vec<u32> = self.guarded(Call::Commit, || {
-            use sled::Transactional as _;
-            files
-                .trees
-                .as_slice()
-                .transaction(|trees: &Vec<TransactionalTree>| {
-                    writes
-                        .iter()
-                        .map(|write| write.apply(trees))
-                        .collect::<std::result::Result<_, _>>()
-                        .map_err(ConflictableTransactionError::<sled::Error>::from)
-                })
-                .map_err(|error| match error {
-                    sled::transaction::TransactionError::Abort(error)
-                    | sled::transaction::TransactionError::Storage(error) => error,
-                })
-        })?;
+        let old_chunks = self.guarded(Call::Commit, || files.map.commit(&writes))?;
         drop(committing);
         // After the transaction: whoever takes the keys then reads what it wrote.
         if let Some(captured) = self.captured.lock().as_mut() {
@@ -326,7 +317,7 @@ impl Store {
     fn sync_files(&self) -> Result<()> {
         let files = self.files.load_full();
         let started = Instant::now();
-        self.guarded(Call::Sync, || files.sync())?;
+        self.guarded(Call::Sync, || files.map.sync())?;
         record_since(&metrics::SYNC_DURATION, started);
         Ok(())
     }
@@ -365,7 +356,7 @@ pub(super) struct Scan<'a> {
     /// Kept until the scan is over, also where a compaction has replaced them meanwhile.
     files: Arc<Files>,
     tree: Tree,
-    iter: sled::Iter,
+    iter: Entries,
     visited: usize,
     /// sled gives the same error again and again.
     failed: bool,

@@ -1,249 +1,197 @@
-//! A collection's columns in memory: ordinal, sequence, vector and quantized vector of every record, by slot.
+//! A collection's columns in memory: ordinal, sequence, vector and quantized vector of every record.
 //!
-//! Slots are in ordinal order, because ordinals only grow: a new record takes the next slot, a deleted
-//! one leaves a dead slot behind (its sequence is 0), and when the dead outnumber the living the columns
-//! are packed. The sequence column is what "changed after S" is answered from.
+//! They stand in segments of up to [`SEGMENT`] records, in ordinal order. A segment is shared by reference count:
+//! [`Columns::clone`] copies pointers, and a writer copies the segments that it changes while somebody else still
+//! reads them. A slot names a place: the segment and the row in it. New records go behind the last one, because
+//! ordinals only grow; a deleted one leaves a dead row (its sequence is 0), and a segment with more dead than live
+//! rows is packed. The sequence column is what "changed after S" is answered from.
 
-use std::ops::Range;
+mod segment;
 
+use std::sync::Arc;
+
+pub(super) use self::segment::Quantized;
+use self::segment::{Row, SEGMENT, Segment};
 use vectorkeep_kernel::Quantization;
 
-/// Vectors per block: growing appends a block and never moves the vectors before it.
-const BLOCK: usize = 1024;
-/// Below this many dead slots packing is not worth it.
-const MIN_DEAD_TO_PACK: usize = 1024;
-/// The sequence of a dead slot; real sequences start at 1.
-const DEAD: u64 = 0;
-
-/// Up to [`BLOCK`] vectors after one another.
-#[derive(Debug, Default)]
-struct Block {
-    components: Vec<f32>,
-    codes: Vec<i8>,
-}
-
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Columns {
-    dimension: usize,
-    ordinals: Vec<u64>,
-    sequences: Vec<u64>,
-    quantizations: Vec<Quantization>,
-    blocks: Vec<Block>,
-    dead: usize,
+    segments: Vec<Arc<Segment>>,
+    live: usize,
 }
 
 impl Columns {
     /// Live records.
     pub(super) fn live(&self) -> usize {
-        self.ordinals.len() - self.dead
+        self.live
+    }
+
+    /// The segment that an ordinal stands in, or would.
+    fn segment_of(&self, ordinal: u64) -> usize {
+        let behind = self
+            .segments
+            .partition_point(|segment| segment.first() <= ordinal);
+        behind.saturating_sub(1)
+    }
+
+    fn at(&self, slot: usize) -> Option<(&Segment, usize)> {
+        let segment = self.segments.get(slot / SEGMENT)?;
+        Some((segment, slot % SEGMENT))
     }
 
     /// The slot of a live record.
     pub(super) fn slot(&self, ordinal: u64) -> Option<usize> {
-        let slot = self.ordinals.binary_search(&ordinal).ok()?;
-        (self.sequence(slot)? != DEAD).then_some(slot)
+        let at = self.segment_of(ordinal);
+        let segment = self.segments.get(at)?;
+        let row = segment.find(ordinal).ok()?;
+        segment.is_live(row).then_some(at * SEGMENT + row)
+    }
+
+    /// The write that made the live record of an ordinal.
+    pub(super) fn sequence_of(&self, ordinal: u64) -> Option<u64> {
+        let (segment, row) = self.at(self.slot(ordinal)?)?;
+        segment.sequence(row)
     }
 
     /// Slots of those records that are live; ordinals ascending.
     pub(super) fn slots_of(&self, ordinals: &[u64]) -> impl Iterator<Item = usize> {
-        // Where nothing was ever deleted, and after packing, a slot is an ordinal less the first one.
-        let first = self.ordinals.first().copied().unwrap_or(0);
-        let last = self.ordinals.last().copied().unwrap_or(0);
-        let gapless = last - first + 1 == self.ordinals.len() as u64;
+        let mut at = 0;
         ordinals.iter().filter_map(move |ordinal| {
-            if gapless {
-                let slot = usize::try_from(ordinal.checked_sub(first)?).ok()?;
-                (self.sequence(slot)? != DEAD).then_some(slot)
-            } else {
-                self.slot(*ordinal)
+            let here = self.segments.get(at)?;
+            if !(here.first()..=here.last()).contains(ordinal) {
+                at = self.segment_of(*ordinal);
             }
+            let segment = self.segments.get(at)?;
+            let row = segment.find(*ordinal).ok()?;
+            segment.is_live(row).then_some(at * SEGMENT + row)
         })
-    }
-
-    fn sequence(&self, slot: usize) -> Option<u64> {
-        self.sequences.get(slot).copied()
     }
 
     /// The record in a slot.
     pub(super) fn ordinal(&self, slot: usize) -> Option<u64> {
-        self.ordinals.get(slot).copied()
-    }
-
-    /// Slots of live records, in insertion order.
-    pub(super) fn live_slots(&self) -> impl Iterator<Item = usize> + '_ {
-        self.sequences
-            .iter()
-            .enumerate()
-            .filter(|(_, sequence)| **sequence != DEAD)
-            .map(|(slot, _)| slot)
+        let (segment, row) = self.at(slot)?;
+        segment.ordinal(row)
     }
 
     /// Ordinal of the live record at `offset` in insertion order.
     pub(super) fn ordinal_at(&self, offset: usize) -> Option<u64> {
-        let slot = if self.dead == 0 {
-            offset
-        } else {
-            self.live_slots().nth(offset)?
-        };
-        self.ordinal(slot)
+        let mut left = offset;
+        for segment in &self.segments {
+            if left < segment.live() {
+                let row = segment.live_rows().nth(left)?;
+                return segment.ordinal(row);
+            }
+            left -= segment.live();
+        }
+        None
+    }
+
+    /// Rows that were written after a sequence; the dead never were.
+    fn written_after(&self, sequence: u64) -> impl Iterator<Item = u64> + '_ {
+        let segments = self.segments.iter();
+        segments.flat_map(move |segment| segment.written_after(sequence))
     }
 
     /// Ordinals of live records written after `sequence`, ascending.
     pub(super) fn changed_after(&self, sequence: u64) -> Vec<u64> {
-        self.ordinals
-            .iter()
-            .zip(&self.sequences)
-            .filter(|(_, written)| **written > sequence)
-            .map(|(ordinal, _)| *ordinal)
-            .collect()
-    }
-
-    /// Where a page ends that begins at this ordinal and has so many slots; `None` when the last one is in it.
-    pub(super) fn page_end(&self, start: u64, slots: usize) -> Option<u64> {
-        let first = self.ordinals.partition_point(|ordinal| *ordinal < start);
-        self.ordinal(first.saturating_add(slots))
-    }
-
-    /// Ordinals of live records from `start` up to before `end`, ascending.
-    pub(super) fn live_between(&self, start: u64, end: u64) -> Vec<u64> {
-        let first = self.ordinals.partition_point(|ordinal| *ordinal < start);
-        let slots = self.ordinals.iter().zip(&self.sequences).skip(first);
-        slots
-            .take_while(|(ordinal, _)| **ordinal < end)
-            .filter(|(_, sequence)| **sequence != DEAD)
-            .map(|(ordinal, _)| *ordinal)
-            .collect()
+        self.written_after(sequence).collect()
     }
 
     /// How many live records were written after `sequence`.
     pub(super) fn count_changed_after(&self, sequence: u64) -> usize {
-        self.sequences
-            .iter()
-            .filter(|written| **written > sequence)
-            .count()
+        if sequence == 0 {
+            return self.live;
+        }
+        self.written_after(sequence).count()
+    }
+
+    /// Where a page ends that begins at this ordinal and has so many rows; `None` when the last one is in it.
+    pub(super) fn page_end(&self, start: u64, rows: usize) -> Option<u64> {
+        let mut left = rows;
+        for segment in self.segments.iter().skip(self.segment_of(start)) {
+            let first = segment.find(start).unwrap_or_else(|row| row);
+            let here = segment.rows() - first;
+            if left < here {
+                return segment.ordinal(first + left);
+            }
+            left -= here;
+        }
+        None
+    }
+
+    /// Ordinals of live records from `start` up to before `end`, ascending.
+    pub(super) fn live_between(&self, start: u64, end: u64) -> Vec<u64> {
+        let segments = self.segments.iter().skip(self.segment_of(start));
+        let segments = segments.take_while(|segment| segment.first() < end);
+        let ordinals = segments.flat_map(|segment| {
+            let live = segment.live_rows();
+            live.filter_map(|row| segment.ordinal(row))
+        });
+        let within = ordinals.skip_while(|ordinal| *ordinal < start);
+        within.take_while(|ordinal| *ordinal < end).collect()
     }
 
     /// The vector in a slot.
     pub(super) fn vector(&self, slot: usize) -> Option<&[f32]> {
-        let components = &self.blocks.get(slot / BLOCK)?.components;
-        components.get(self.place(slot))
+        let (segment, row) = self.at(slot)?;
+        segment.vector(row)
     }
 
-    /// The quantized vector in a slot, unless the slot is dead.
+    /// The quantized vector in a slot, unless the row is dead.
     pub(super) fn quantized(&self, slot: usize) -> Option<(&[i8], &Quantization)> {
-        (self.sequence(slot)? != DEAD).then(|| self.codes(slot))?
+        let (segment, row) = self.at(slot)?;
+        segment.is_live(row).then(|| segment.quantized(row))?
     }
 
-    fn codes(&self, slot: usize) -> Option<(&[i8], &Quantization)> {
-        let codes = self.blocks.get(slot / BLOCK)?.codes.get(self.place(slot))?;
-        Some((codes, self.quantizations.get(slot)?))
-    }
-
-    /// Where a slot's vector stands in its block.
-    fn place(&self, slot: usize) -> Range<usize> {
-        let start = (slot % BLOCK) * self.dimension;
-        start..start + self.dimension
-    }
-
-    /// Slots, the dead ones included.
+    /// Slots are below this; some of them may be empty.
     pub(super) fn slots(&self) -> usize {
-        self.ordinals.len()
+        self.segments.len() * SEGMENT
     }
 
-    /// Inserts a record with a new, highest ordinal, or replaces a live one.
-    pub(super) fn put(&mut self, ordinal: u64, sequence: u64, vector: &[f32]) {
-        match self.ordinals.binary_search(&ordinal) {
-            Ok(slot) => self.replace(slot, sequence, vector),
-            Err(slot) if slot == self.ordinals.len() => self.push(ordinal, sequence, vector),
-            Err(slot) => self.insert(slot, ordinal, sequence, vector),
-        }
-    }
-
-    fn push(&mut self, ordinal: u64, sequence: u64, vector: &[f32]) {
-        self.append(ordinal, sequence, vector, |codes| {
-            vectorkeep_kernel::quantize(vector, codes)
-        });
-    }
-
-    /// Takes a slot of other columns over, quantized as it is there.
-    fn push_from(&mut self, other: &Self, slot: usize) {
-        if let (Some(ordinal), Some(sequence), Some(vector), Some((codes, quantization))) = (
-            other.ordinal(slot),
-            other.sequence(slot),
-            other.vector(slot),
-            other.codes(slot),
-        ) {
-            self.append(ordinal, sequence, vector, |kept| {
-                kept.extend_from_slice(codes);
-                *quantization
-            });
-        }
-    }
-
-    /// Fills the next slot; `round` appends the codes.
-    fn append(
-        &mut self,
-        ordinal: u64,
-        sequence: u64,
-        vector: &[f32],
-        round: impl FnOnce(&mut Vec<i8>) -> Quantization,
-    ) {
-        if self.ordinals.is_empty() {
-            self.dimension = vector.len();
-        }
-        if self.ordinals.len().is_multiple_of(BLOCK) {
-            // A second block is seldom the last: each gets its room at once, and none too much.
-            let room = if self.blocks.is_empty() {
-                0
-            } else {
-                BLOCK * self.dimension
-            };
-            self.blocks.push(Block {
-                components: Vec::with_capacity(room),
-                codes: Vec::with_capacity(room),
-            });
-        }
-        if let Some(block) = self.blocks.last_mut() {
-            block.components.extend_from_slice(vector);
-            self.quantizations.push(round(&mut block.codes));
-        }
-        self.ordinals.push(ordinal);
-        self.sequences.push(sequence);
-    }
-
-    fn replace(&mut self, slot: usize, sequence: u64, vector: &[f32]) {
-        let place = self.place(slot);
-        let mut quantized = Vec::with_capacity(vector.len());
-        let quantization = vectorkeep_kernel::quantize(vector, &mut quantized);
-        if let Some(block) = self.blocks.get_mut(slot / BLOCK)
-            && let Some(components) = block.components.get_mut(place.clone())
-            && let Some(codes) = block.codes.get_mut(place)
-        {
-            components.copy_from_slice(vector);
-            codes.copy_from_slice(&quantized);
-        }
-        if let Some(kept) = self.quantizations.get_mut(slot) {
-            *kept = quantization;
-        }
-        if let Some(written) = self.sequences.get_mut(slot) {
-            if *written == DEAD {
-                self.dead -= 1;
+    /// Inserts a record, or replaces a live one. New ordinals are the highest, but in a staged copy, which may learn
+    /// of an old one after a newer one.
+    pub(super) fn put(&mut self, ordinal: u64, sequence: u64, vector: &[f32], codes: &Quantized) {
+        let row = Row::new(ordinal, sequence, vector, codes);
+        let at = self.segment_of(ordinal);
+        let is_last = at + 1 >= self.segments.len();
+        let Some(segment) = self.segments.get_mut(at) else {
+            return self.begin_segment(&row);
+        };
+        match segment.find(ordinal) {
+            Ok(found) => {
+                self.live += usize::from(!segment.is_live(found));
+                Arc::make_mut(segment).replace(found, &row);
             }
-            *written = sequence;
+            Err(place) if is_last && place == segment.rows() => {
+                if place == SEGMENT {
+                    return self.begin_segment(&row);
+                }
+                self.live += 1;
+                Arc::make_mut(segment).push(&row);
+            }
+            Err(place) => self.insert(at, place, &row),
         }
     }
 
-    /// Only a staged copy comes here: it may learn of an old ordinal after a newer one.
-    fn insert(&mut self, slot: usize, ordinal: u64, sequence: u64, vector: &[f32]) {
-        let mut rebuilt = Self::default();
-        for old in 0..self.ordinals.len() {
-            if old == slot {
-                rebuilt.push(ordinal, sequence, vector);
-            }
-            rebuilt.push_from(self, old);
-        }
-        rebuilt.dead = self.dead;
-        *self = rebuilt;
+    fn begin_segment(&mut self, row: &Row<'_>) {
+        self.segments.push(Arc::new(Segment::of([*row])));
+        self.live += 1;
+    }
+
+    /// Puts a row between others; a full segment becomes two.
+    fn insert(&mut self, at: usize, place: usize, row: &Row<'_>) {
+        let Some(segment) = self.segments.get(at) else {
+            return;
+        };
+        let mut rows: Vec<Row<'_>> = segment.all_rows().collect();
+        rows.insert(place, *row);
+        let parts = rows.len().div_ceil(SEGMENT);
+        let parts: Vec<_> = rows
+            .chunks(rows.len().div_ceil(parts))
+            .map(|rows| Arc::new(Segment::of(rows.iter().copied())))
+            .collect();
+        self.segments.splice(at..=at, parts);
+        self.live += 1;
     }
 
     /// Takes a record away. Does nothing when it is not there.
@@ -251,32 +199,51 @@ impl Columns {
         let Some(slot) = self.slot(ordinal) else {
             return;
         };
-        if let Some(written) = self.sequences.get_mut(slot) {
-            *written = DEAD;
-            self.dead += 1;
+        let at = slot / SEGMENT;
+        let Some(shared) = self.segments.get_mut(at) else {
+            return;
+        };
+        self.live -= 1;
+        if shared.live() == 1 {
+            self.segments.remove(at);
+            return;
         }
-        if self.dead >= MIN_DEAD_TO_PACK && self.dead > self.live() {
-            self.pack();
+        let segment = Arc::make_mut(shared);
+        segment.kill(slot % SEGMENT);
+        if segment.dead() > segment.live() {
+            self.pack(at);
+        }
+    }
+
+    /// Leaves the dead rows of a segment away, and makes it one with the segment before it where that has the room.
+    fn pack(&mut self, at: usize) {
+        let Some(segment) = self.segments.get(at) else {
+            return;
+        };
+        let live = segment.live_rows().filter_map(|row| segment.row(row));
+        let packed = Segment::of(live);
+        let before = at.checked_sub(1).and_then(|at| self.segments.get_mut(at));
+        match before {
+            // Half empty, so that the next change does not part them again.
+            Some(before) if before.rows() + packed.rows() <= SEGMENT / 2 => {
+                let before = Arc::make_mut(before);
+                packed.all_rows().for_each(|row| before.push(&row));
+                self.segments.remove(at);
+            }
+            _ => {
+                if let Some(kept) = self.segments.get_mut(at) {
+                    *kept = Arc::new(packed);
+                }
+            }
         }
     }
 
     /// Changes a vector as nothing in this program does; for tests of what notices that.
+    #[cfg(debug_assertions)]
     pub(super) fn damage(&mut self, slot: usize) {
-        let start = self.place(slot).start;
-        if let Some(block) = self.blocks.get_mut(slot / BLOCK)
-            && let Some(component) = block.components.get_mut(start)
-        {
-            *component = f32::from_bits(component.to_bits() ^ 1);
+        if let Some(segment) = self.segments.get_mut(slot / SEGMENT) {
+            Arc::make_mut(segment).damage(slot % SEGMENT);
         }
-    }
-
-    fn pack(&mut self) {
-        let mut packed = Self::default();
-        for slot in self.live_slots() {
-            packed.push_from(self, slot);
-        }
-        packed.dimension = self.dimension;
-        *self = packed;
     }
 }
 
@@ -288,68 +255,127 @@ mod tests {
 
     use super::*;
 
+    fn put(columns: &mut Columns, ordinal: u64, sequence: u64, vector: &[f32]) {
+        columns.put(ordinal, sequence, vector, &Quantized::of(vector));
+    }
+
     fn state(columns: &Columns) -> BTreeMap<u64, (u64, Vec<f32>)> {
-        columns
-            .live_slots()
-            .map(|slot| {
-                (
-                    columns.ordinals[slot],
-                    (
-                        columns.sequences[slot],
-                        columns.vector(slot).unwrap_or_default().to_vec(),
-                    ),
-                )
-            })
-            .collect()
+        let slots = 0..columns.slots();
+        let live = slots.filter(|slot| columns.quantized(*slot).is_some());
+        live.map(|slot| {
+            let ordinal = columns.ordinal(slot).expect("a record");
+            let vector = columns.vector(slot).expect("its vector").to_vec();
+            let mut codes = Vec::new();
+            let quantization = vectorkeep_kernel::quantize(&vector, &mut codes);
+            let kept = columns.quantized(slot).expect("its codes");
+            assert_eq!(kept, (codes.as_slice(), &quantization));
+            let sequence = columns.sequence_of(ordinal).expect("its sequence");
+            (ordinal, (sequence, vector))
+        })
+        .collect()
+    }
+
+    fn check(columns: &Columns, model: &BTreeMap<u64, (u64, Vec<f32>)>, last: u64) {
+        assert_eq!(columns.live(), model.len());
+        assert_eq!(&state(columns), model);
+        for since in [0, 5, last / 2, last] {
+            let changed: Vec<u64> = model
+                .iter()
+                .filter(|(_, (s, _))| *s > since)
+                .map(|(o, _)| *o)
+                .collect();
+            assert_eq!(columns.count_changed_after(since), changed.len());
+            assert_eq!(columns.changed_after(since), changed);
+        }
+        let mut asked: Vec<u64> = (0..1_300).collect();
+        let found: Vec<u64> = columns
+            .slots_of(&asked)
+            .filter_map(|slot| columns.ordinal(slot))
+            .collect();
+        asked.retain(|ordinal| model.contains_key(ordinal));
+        assert_eq!(found, asked);
+        for (offset, ordinal) in model.keys().enumerate() {
+            assert_eq!(columns.ordinal_at(offset), Some(*ordinal));
+        }
+        assert_eq!(columns.ordinal_at(model.len()), None);
+        let between = model.range(100..700).map(|(ordinal, _)| *ordinal);
+        assert_eq!(columns.live_between(100, 700), between.collect::<Vec<_>>());
+    }
+
+    /// What is done, and to how many records from which one on.
+    fn step() -> impl Strategy<Value = (u64, u64, bool)> {
+        (
+            0_u64..1_200,
+            prop_oneof![Just(1_u64), 2_u64..600],
+            any::<bool>(),
+        )
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(30))]
+
+        /// In any order, as a staged copy may have it, and in many at a time.
         #[test]
-        fn columns_follow_a_map(steps in prop::collection::vec((0_u64..40, any::<bool>(), -1.0_f32..1.0), 1..200)) {
+        fn columns_follow_a_map(steps in prop::collection::vec(step(), 1..16)) {
             let mut columns = Columns::default();
             let mut model = BTreeMap::new();
-            for (sequence, (ordinal, insert, x)) in (1..).zip(steps) {
-                if insert {
-                    columns.put(ordinal, sequence, &[x, 1.0, 2.0]);
-                    model.insert(ordinal, (sequence, vec![x, 1.0, 2.0]));
-                } else {
-                    columns.remove(ordinal);
-                    model.remove(&ordinal);
+            let mut sequence = 0;
+            let mut kept = Vec::new();
+            for (from, count, insert) in steps {
+                for ordinal in from..from + count {
+                    if insert {
+                        sequence += 1;
+                        let vector = vec![sequence as f32 / 7.0, 1.0, 2.0];
+                        put(&mut columns, ordinal, sequence, &vector);
+                        model.insert(ordinal, (sequence, vector));
+                    } else {
+                        columns.remove(ordinal);
+                        model.remove(&ordinal);
+                    }
                 }
-                prop_assert_eq!(columns.live(), model.len());
+                check(&columns, &model, sequence);
+                kept.push((columns.clone(), model.clone(), sequence));
             }
-            prop_assert_eq!(state(&columns), model.clone());
-            for since in [0, 5, 50, 500] {
-                let changed: Vec<u64> = model.iter().filter(|(_, (s, _))| *s > since).map(|(o, _)| *o).collect();
-                prop_assert_eq!(columns.changed_after(since), changed);
+            // Who holds an earlier state goes on to read that.
+            for (columns, model, last) in &kept {
+                check(columns, model, *last);
             }
-            let mut asked: Vec<u64> = (0..45).collect();
-            let found: Vec<u64> = columns.slots_of(&asked).filter_map(|slot| columns.ordinal(slot)).collect();
-            asked.retain(|ordinal| model.contains_key(ordinal));
-            prop_assert_eq!(found, asked);
-            for (offset, ordinal) in model.keys().enumerate() {
-                prop_assert_eq!(columns.ordinal_at(offset), Some(*ordinal));
-            }
-            columns.pack();
-            prop_assert_eq!(state(&columns), model);
         }
     }
 
     #[test]
-    fn many_deletes_pack_and_blocks_hold_their_vectors() {
+    fn a_page_ends_behind_its_rows() {
+        let mut columns = Columns::default();
+        for ordinal in (0..2_000_u64).step_by(2) {
+            put(&mut columns, ordinal, ordinal + 1, &[0.5]);
+        }
+        assert_eq!(columns.page_end(0, 256), Some(512));
+        assert_eq!(columns.page_end(1, 1), Some(4));
+        assert_eq!(columns.page_end(500, 600), Some(1_700));
+        assert_eq!(columns.page_end(1_998, 1), None);
+        assert_eq!(columns.page_end(5_000, 1), None);
+    }
+
+    #[test]
+    fn many_deletes_leave_no_rows_behind() {
         let mut columns = Columns::default();
         for ordinal in 0..5_000_u64 {
-            columns.put(ordinal, ordinal + 1, &[ordinal as f32, 0.5]);
+            put(&mut columns, ordinal, ordinal + 1, &[ordinal as f32, 0.5]);
         }
-        for ordinal in 0..4_000 {
-            columns.remove(ordinal);
+        for ordinal in 0..5_000 {
+            if ordinal % 50 != 0 {
+                columns.remove(ordinal);
+            }
         }
-        assert_eq!(columns.live(), 1_000);
+        assert_eq!(columns.live(), 100);
+        let rows: usize = columns.segments.iter().map(|segment| segment.rows()).sum();
+        assert!(rows <= 200, "{rows} rows are kept for 100 records");
         assert!(
-            columns.ordinals.len() < 5_000,
-            "dead slots were packed away"
+            columns.segments.len() <= 3,
+            "{} segments",
+            columns.segments.len()
         );
-        for ordinal in 4_000..5_000 {
+        for ordinal in (0..5_000).step_by(50) {
             let slot = columns.slot(ordinal).expect("alive");
             assert_eq!(columns.vector(slot), Some(&[ordinal as f32, 0.5][..]));
         }

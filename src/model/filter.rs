@@ -120,6 +120,17 @@ impl Filter {
         }
     }
 
+    /// Visits the key of every condition on metadata.
+    pub fn each_key(&self, visit: &mut dyn FnMut(&str)) {
+        match self {
+            Self::And(filters) | Self::Or(filters) => {
+                filters.iter().for_each(|filter| filter.each_key(visit));
+            }
+            Self::Metadata { key, .. } => visit(key),
+            Self::Document(_) => {}
+        }
+    }
+
     /// Visits every leaf with its key (`#document` for conditions on the text) and the index it needs,
     /// in the order of the request, until `f` fails.
     pub fn for_each_leaf(&self, f: &mut dyn FnMut(&str, IndexKind) -> Result<()>) -> Result<()> {

@@ -17,7 +17,7 @@ use crate::model::digest::RecordHash;
 use crate::model::metadata::{Metadata, MetadataValue};
 
 /// One record, owned.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Record {
     /// Unique within its collection, not empty.
     pub id: String,

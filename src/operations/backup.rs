@@ -3,7 +3,7 @@
 //! An incremental backup copies what changed since an earlier one, and its manifest lists that one's packs
 //! before its own: it restores by itself, and no backup needs another's manifest.
 //!
-//! The packs are stored as the snapshot's layers are read; the manifest that commits them comes last, after
+//! The packs are stored as the snapshot's rounds are read; the manifest that commits them comes last, after
 //! the store is synced up to the snapshot's moment: a backup never holds a state that a power cut can take
 //! back from the store it was made of.
 
@@ -16,7 +16,7 @@ use super::namespaces;
 use super::packer::{LayerWriter, PackSettings, Packer};
 use crate::disk::check_room;
 use crate::engine::{
-    BackupMarker, CatchUp, CollectionInfo, Engine, FinalPart, Layer, SnapshotScope, Tombstone,
+    BackupMarker, CatchUp, CollectionInfo, Engine, Round, SnapshotScope, Tombstone,
 };
 use crate::error::{Error, Result};
 use crate::model::names::CollectionName;
@@ -227,20 +227,19 @@ pub fn execute(
         total += engine.changed_after(id, since).unwrap_or(0);
     }
     progress.phase("copy", total);
-    let last = snapshot.run(settings.catch_up, progress, |id, layer| {
-        let written = write_layer(&mut packer, &layer)?;
-        add(layers.entry(id).or_default(), written);
+    let last = snapshot.run(settings.catch_up, progress, |id, round| {
+        let written = write_round(&mut packer, round)?;
+        if !written.packs.is_empty() || !written.tombstones.is_empty() {
+            layers.entry(id).or_default().push(written);
+        }
         Ok(())
     })?;
     progress.stage("sync");
     engine.sync_to(last.sequence)?;
-    let mut collections = Vec::new();
-    for (id, part) in last.parts {
-        let mut of_collection = layers.remove(&id).unwrap_or_default();
-        let (info, written) = write_last(&mut packer, part)?;
-        add(&mut of_collection, written);
-        collections.push(described(id, info, of_collection));
-    }
+    let collections = last.collections.into_iter();
+    let collections: Vec<ManifestCollection> = collections
+        .map(|(id, info)| described(id, info, layers.remove(&id).unwrap_or_default()))
+        .collect();
     progress.commit()?;
     // A collection that was dropped meanwhile is in no backup, and neither is what it would have started from.
     let used = collections.iter().filter_map(|c| parents.remove(&c.id));
@@ -412,11 +411,11 @@ fn is_worth_extending(collection: &ManifestCollection, max_layers: usize) -> boo
     collection.layers.len() < max_layers && superseded * 3 <= read
 }
 
-fn write_layer(packer: &mut Packer<'_>, layer: &Layer) -> Result<LayerReference> {
-    let mut writer = layer_writer(packer, &layer.info);
-    writer.tombstones(&pack_tombstones(&layer.tombstones))?;
+fn write_round(packer: &mut Packer<'_>, round: &Round) -> Result<LayerReference> {
+    let mut writer = layer_writer(packer, &round.info);
+    writer.tombstones(&pack_tombstones(&round.removed))?;
     let mut read = 0_usize;
-    layer.for_each(|ordinal, stored| {
+    round.for_each(|ordinal, stored| {
         read += 1;
         if read.is_multiple_of(YIELD_EVERY) {
             std::thread::yield_now();
@@ -428,22 +427,6 @@ fn write_layer(packer: &mut Packer<'_>, layer: &Layer) -> Result<LayerReference>
         })
     })?;
     writer.finish()
-}
-
-fn write_last(
-    packer: &mut Packer<'_>,
-    part: FinalPart,
-) -> Result<(CollectionInfo, LayerReference)> {
-    let mut writer = layer_writer(packer, &part.info);
-    writer.tombstones(&pack_tombstones(&part.tombstones))?;
-    for (ordinal, sequence, canonical) in part.records {
-        writer.row(PackRow {
-            ordinal,
-            sequence,
-            canonical,
-        })?;
-    }
-    Ok((part.info, writer.finish()?))
 }
 
 fn layer_writer<'p, 'a>(packer: &'p mut Packer<'a>, info: &CollectionInfo) -> LayerWriter<'p, 'a> {
@@ -459,12 +442,6 @@ fn pack_tombstones(tombstones: &[Tombstone]) -> Vec<PackTombstone> {
         id: tombstone.id.clone(),
     };
     tombstones.iter().map(row).collect()
-}
-
-fn add(layers: &mut Vec<LayerReference>, written: LayerReference) {
-    if !written.packs.is_empty() || !written.tombstones.is_empty() {
-        layers.push(written);
-    }
 }
 
 fn described(id: Uuid, info: CollectionInfo, layers: Vec<LayerReference>) -> ManifestCollection {

@@ -13,8 +13,8 @@ use uuid::Uuid;
 use super::conflict::{Action, Overlap, RecordCounts, Winner};
 use super::stage::Stage;
 use crate::engine::{
-    CatchUp, CollectionInfo, Engine, Exclusive, FinalPart, FoundRecord, Layer, Namespaces,
-    Publication, Published, SnapshotScope, StagedRecord, Staging, Tombstone,
+    CatchUp, CollectionInfo, Engine, Exclusive, FoundRecord, Namespaces, Publication, Published,
+    Round, SnapshotScope, StagedRecord, Staging, Tombstone,
 };
 use crate::error::{Error, Result};
 use crate::model::digest::{Digest, RecordHash};
@@ -127,32 +127,48 @@ impl<'a> Merge<'a> {
         self.engine.find_record(self.incoming.descriptor.id, id)
     }
 
-    /// Takes a layer of the live collection in.
+    /// Takes a round of the live collection in; the last one while nobody else can write.
     ///
     /// # Errors
     /// Those of reading and staging; `Canceled`.
-    pub(super) fn layer(&mut self, layer: &Layer, progress: &Progress) -> Result<()> {
-        if layer.is_base() {
-            return self.base(layer, progress);
+    pub(super) fn round(
+        &mut self,
+        round: &Round,
+        mut exclusive: Option<&mut Exclusive<'_>>,
+        progress: &Progress,
+    ) -> Result<()> {
+        if round.is_whole() {
+            return self.base(round, progress);
         }
-        self.take_tombstones(&layer.tombstones)?;
-        layer.for_each(|ordinal, stored| {
+        check_dimensions(self.incoming.descriptor.definition.dimension, &round.info)?;
+        let (gone, back) = self.after_deletions(&round.removed)?;
+        self.union.remove_in(&mut exclusive, &gone)?;
+        for record in back {
+            self.union
+                .put_in(&mut exclusive, record.ordinal, record.canonical)?;
+        }
+        self.union.flush_in(&mut exclusive)?;
+        round.for_each(|ordinal, stored| {
             progress.check()?;
             progress.advance(1, stored.canonical.len() as u64);
-            let taken = self.taken(ordinal, &stored.view, &stored.hash, stored.canonical)?;
-            taken.map_or(Ok(()), |put| self.union.put(put.ordinal, put.canonical))
+            match self.taken(ordinal, &stored.view, &stored.hash, stored.canonical)? {
+                Some(put) => self
+                    .union
+                    .put_in(&mut exclusive, put.ordinal, put.canonical),
+                None => Ok(()),
+            }
         })?;
-        self.union.flush()
+        self.union.flush_in(&mut exclusive)
     }
 
-    fn base(&mut self, layer: &Layer, progress: &Progress) -> Result<()> {
+    fn base(&mut self, round: &Round, progress: &Progress) -> Result<()> {
         // From here on new live records come after those that are kept free.
         let free = self.incoming.head.count;
         self.reserved = self.engine.reserve_ordinals(self.live, free)?;
-        layer.for_each(|ordinal, stored| {
+        round.for_each(|ordinal, stored| {
             progress.check()?;
             progress.advance(1, stored.canonical.len() as u64);
-            // It was written after the layer was begun, so it comes in a later one.
+            // It was written after the round was begun, so it comes in a later one.
             if ordinal >= self.reserved {
                 return Ok(());
             }
@@ -262,40 +278,17 @@ impl<'a> Merge<'a> {
         Ok((gone, back))
     }
 
-    fn take_tombstones(&mut self, tombstones: &[Tombstone]) -> Result<()> {
-        let (gone, back) = self.after_deletions(tombstones)?;
-        self.union.remove(&gone)?;
-        for record in back {
-            self.union.put(record.ordinal, record.canonical)?;
-        }
-        self.union.flush()
-    }
-
-    /// Takes the last round in and proves the union right, while nobody else can write.
+    /// Completes the union and proves it right, while nobody else can write. `live`: what is there at this moment.
     ///
     /// # Errors
-    /// Those of reading and staging; `Internal` when the union is not that of both sides.
-    pub(super) fn last(
+    /// Those of staging; `Internal` when the union is not that of both sides.
+    fn finish(
         &mut self,
-        part: FinalPart,
+        live: &CollectionInfo,
         exclusive: &mut Exclusive<'_>,
     ) -> Result<(Publication, Merged)> {
         let union = self.union.id();
-        check_dimensions(self.incoming.descriptor.definition.dimension, &part.info)?;
-        let (gone, back) = self.after_deletions(&part.tombstones)?;
-        exclusive.unstage_records(union, &gone)?;
-        if !back.is_empty() {
-            exclusive.stage_records(union, &back)?;
-        }
-        let mut puts = Vec::new();
-        for (ordinal, _, canonical) in &part.records {
-            let view = RecordView::parse(canonical)?;
-            puts.extend(self.taken(*ordinal, &view, &RecordHash::of(canonical), canonical)?);
-        }
-        if !puts.is_empty() {
-            exclusive.stage_records(union, &puts)?;
-        }
-        let descriptor = &part.info.descriptor;
+        let descriptor = &live.descriptor;
         let mut definition = descriptor.definition.clone();
         let incoming = self.incoming.descriptor.definition.dimension;
         definition.dimension = definition.dimension.or(incoming);
@@ -303,9 +296,9 @@ impl<'a> Merge<'a> {
         definition
             .schema
             .discover(keys.map(|(key, value)| (key.as_str(), value)));
-        let next_ordinal = part.info.head.next_ordinal;
+        let next_ordinal = live.head.next_ordinal;
         let info = exclusive.finish_staging(union, &definition, next_ordinal)?;
-        self.check(&part.info, &info)?;
+        self.check(live, &info)?;
         let publication = Publication {
             staged: union,
             name: descriptor.name.clone(),
@@ -353,7 +346,7 @@ impl<'a> Merge<'a> {
     }
 }
 
-/// Runs merges to their end: the layers of all live sides, then, at one moment, their last rounds and the swap,
+/// Runs merges to their end: the rounds of all live sides, then, at one moment, their last rounds and the swap,
 /// together with what else is to be made visible.
 ///
 /// # Errors
@@ -378,10 +371,10 @@ pub(super) fn run(
         .run_to(
             catch_up,
             progress,
-            |id, layer| {
+            |id, round, exclusive| {
                 let mut merges = merges.borrow_mut();
                 match merges.iter_mut().find(|merge| merge.live == id) {
-                    Some(merge) => merge.layer(&layer, progress),
+                    Some(merge) => merge.round(round, exclusive, progress),
                     None => Err(Error::internal("a merge lost its collection")),
                 }
             },
@@ -389,10 +382,8 @@ pub(super) fn run(
                 let mut publications = others.to_vec();
                 let mut merged = Vec::new();
                 for merge in merges.borrow_mut().iter_mut() {
-                    let part = last.parts.remove(&merge.live);
-                    let part =
-                        part.ok_or_else(|| Error::internal("the snapshot lost its collection"))?;
-                    let (publication, outcome) = merge.last(part, exclusive)?;
+                    let live = last.take(merge.live)?;
+                    let (publication, outcome) = merge.finish(&live, exclusive)?;
                     publications.push(publication);
                     merged.push(outcome);
                 }

@@ -3,7 +3,7 @@
 
 use uuid::Uuid;
 
-use crate::engine::{CollectionInfo, Engine, StagedRecord, Staging};
+use crate::engine::{CollectionInfo, Engine, Exclusive, StagedRecord, Staging};
 use crate::error::{Error, Result};
 use crate::model::collection::CollectionDefinition;
 use crate::model::digest::Digest;
@@ -49,25 +49,55 @@ impl<'a> Stage<'a> {
     }
 
     pub(super) fn put(&mut self, ordinal: u64, canonical: Vec<u8>) -> Result<()> {
-        self.batch_bytes += canonical.len();
-        self.batch.push(StagedRecord { ordinal, canonical });
-        if self.batch.len() >= BATCH_RECORDS || self.batch_bytes >= BATCH_BYTES {
-            self.flush()?;
-        }
-        Ok(())
+        self.put_in(&mut None, ordinal, canonical)
     }
 
     pub(super) fn remove(&mut self, ordinals: &[u64]) -> Result<()> {
-        self.flush()?;
-        for batch in ordinals.chunks(BATCH_RECORDS) {
-            self.engine.unstage_records(self.id, batch)?;
+        self.remove_in(&mut None, ordinals)
+    }
+
+    pub(super) fn flush(&mut self) -> Result<()> {
+        self.flush_in(&mut None)
+    }
+
+    /// As [`Stage::put`], under the write lock where the caller holds it.
+    pub(super) fn put_in(
+        &mut self,
+        exclusive: &mut Option<&mut Exclusive<'_>>,
+        ordinal: u64,
+        canonical: Vec<u8>,
+    ) -> Result<()> {
+        self.batch_bytes += canonical.len();
+        self.batch.push(StagedRecord { ordinal, canonical });
+        if self.batch.len() >= BATCH_RECORDS || self.batch_bytes >= BATCH_BYTES {
+            self.flush_in(exclusive)?;
         }
         Ok(())
     }
 
-    pub(super) fn flush(&mut self) -> Result<()> {
+    /// As [`Stage::remove`], under the write lock where the caller holds it.
+    pub(super) fn remove_in(
+        &mut self,
+        exclusive: &mut Option<&mut Exclusive<'_>>,
+        ordinals: &[u64],
+    ) -> Result<()> {
+        self.flush_in(exclusive)?;
+        for batch in ordinals.chunks(BATCH_RECORDS) {
+            match exclusive {
+                Some(exclusive) => exclusive.unstage_records(self.id, batch)?,
+                None => self.engine.unstage_records(self.id, batch)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`Stage::flush`], under the write lock where the caller holds it.
+    pub(super) fn flush_in(&mut self, exclusive: &mut Option<&mut Exclusive<'_>>) -> Result<()> {
         if !self.batch.is_empty() {
-            self.engine.stage_records(self.id, &self.batch)?;
+            match exclusive {
+                Some(exclusive) => exclusive.stage_records(self.id, &self.batch)?,
+                None => self.engine.stage_records(self.id, &self.batch)?,
+            }
             self.batch.clear();
             self.batch_bytes = 0;
         }

@@ -2,6 +2,8 @@
 //! of what is not there yet.
 
 mod answers;
+#[cfg(debug_assertions)]
+mod given_up;
 mod refusals;
 
 use std::io::{Read as _, Write as _};

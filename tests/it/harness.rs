@@ -60,6 +60,7 @@ pub(crate) fn open_engine(data_dir: &Path, durability: Durability, max_tombstone
         },
         durability,
         max_tombstones,
+        max_delete_step: 1_000,
         max_write_delay: Duration::from_millis(500),
     };
     let started = Instant::now();

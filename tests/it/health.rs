@@ -2,6 +2,7 @@
 
 mod confined;
 mod damage;
+#[cfg(debug_assertions)]
 mod hangs;
 mod inspection;
 mod overview;

@@ -201,7 +201,7 @@ fn apply(engine: &Engine, id: Uuid, model: &mut Model, step: &Step) {
             let request = DeleteRequest {
                 filter: Some(deletion.filter()),
                 limit: *limit,
-                ids: None,
+                ..DeleteRequest::default()
             };
             assert_eq!(
                 engine.delete(id, &request).unwrap(),

@@ -17,12 +17,12 @@ use super::super::openapi::configurations::{
 };
 use super::super::openapi::filters::CollectionMetadata;
 use super::super::openapi::words::Name;
+use super::super::running;
 use super::super::tags::CHROMA_COLLECTIONS;
 use super::bounds::collection_id;
 use super::namespaces::SliceQuery;
 use super::wire::visible;
 use crate::access::{Caller, Role};
-use crate::api::jobs::CancelOnDrop;
 use crate::app::App;
 use crate::background::processors;
 use crate::engine::{CollectionInfo, CollectionUpdate, NewCollection};
@@ -33,7 +33,6 @@ use crate::model::metadata::{Metadata, MetadataInput};
 use crate::model::names::{CollectionName, check_name};
 use crate::model::schema::{self, Schema, SchemaRequest};
 use crate::operations::fork;
-use crate::progress::Progress;
 
 /// A collection to create.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -322,8 +321,7 @@ pub(in crate::api) async fn fork_collection(
     ChromaPath((_tenant, _database, id)): ChromaPath<(String, String, String)>,
     body: ChromaBody,
 ) -> Result<Json<CollectionResponse>, ChromaError> {
-    let progress = Progress::default();
-    let _left = CancelOnDrop(progress.clone());
+    let progress = running::progress();
     let info = app
         .blocking(move |app| {
             let id = collection_id(&id)?;

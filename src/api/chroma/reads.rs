@@ -11,6 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::super::error::ChromaError;
 use super::super::extract::{ChromaBody, ChromaPath, ChromaQuery};
 use super::super::openapi::filters::{Metadata as DescribedMetadata, Where, WhereDocument};
+use super::super::running;
 use super::super::tags::CHROMA_RECORDS;
 use super::bounds::{check_ids, collection_id};
 use super::columns::{JsonColumns, json_parts};
@@ -144,6 +145,7 @@ pub(in crate::api) async fn get_records(
     ChromaPath((_tenant, _database, id)): ChromaPath<(String, String, String)>,
     body: ChromaBody,
 ) -> Result<Response, ChromaError> {
+    let progress = running::progress();
     let answer = app
         .blocking(move |app| {
             let id = collection_id(&id)?;
@@ -163,6 +165,7 @@ pub(in crate::api) async fn get_records(
                 filter,
                 limit: request.limit.map(|limit| limit as usize),
                 offset: request.offset.unwrap_or(0) as usize,
+                progress,
             };
             app.engine()
                 .for_each(id, &request, |record| columns.push(record))?;
@@ -298,6 +301,7 @@ pub(in crate::api) async fn query_records(
     ChromaPath((_tenant, _database, id)): ChromaPath<(String, String, String)>,
     body: ChromaBody,
 ) -> Result<Response, ChromaError> {
+    let progress = running::progress();
     let answer = app
         .blocking(move |app| {
             let id = collection_id(&id)?;
@@ -324,6 +328,7 @@ pub(in crate::api) async fn query_records(
                     filter,
                     projection: projection(&include),
                     max_bytes: Some(app.config().query.max_answer_bytes as u64),
+                    progress,
                 },
             )?;
             encode(&QueryRecordsResponse::new(found, include))

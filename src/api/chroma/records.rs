@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 use super::super::error::ChromaError;
 use super::super::extract::{ChromaBody, ChromaPath};
 use super::super::openapi::filters::{MetadataChange, Where, WhereDocument};
+use super::super::running;
 use super::super::tags::CHROMA_RECORDS;
 use super::bounds::{check_ids, collection_id};
 use super::filters;
@@ -21,6 +22,7 @@ use crate::app::App;
 use crate::engine::{DeleteRequest, RecordPatch, WriteMode};
 use crate::error::{Error, Kind, Result};
 use crate::model::metadata::{MetadataInput, MetadataValue, is_key};
+use crate::progress::Progress;
 
 /// Arrays of numbers, or base64 of little-endian f32.
 #[derive(Serialize, ToSchema)]
@@ -171,6 +173,7 @@ fn metadata(
 }
 
 async fn write(app: App, id: String, mode: WriteMode, body: ChromaBody) -> Result<(), ChromaError> {
+    let progress = running::progress();
     app.blocking(move |app| {
         let id = collection_id(&id)?;
         let request = match mode {
@@ -186,7 +189,9 @@ async fn write(app: App, id: String, mode: WriteMode, body: ChromaBody) -> Resul
                 format!("a request may write {most} records (query.max_batch_records)"),
             ));
         }
-        app.engine().write(id, mode, request.patches(mode)?)
+        let patches = request.patches(mode)?;
+        app.engine()
+            .write_unless_canceled(id, mode, patches, &progress)
     })
     .await?;
     Ok(())
@@ -286,18 +291,24 @@ pub(in crate::api) async fn delete_records(
     ChromaPath((_tenant, _database, id)): ChromaPath<(String, String, String)>,
     body: ChromaBody,
 ) -> Result<Json<Value>, ChromaError> {
+    let progress = running::progress();
     let deleted = app
         .blocking(move |app| {
             let id = collection_id(&id)?;
             let request: DeleteRecordsRequest = body.parse()?;
-            delete(app, id, request)
+            delete(app, id, request, progress)
         })
         .await?;
     Ok(Json(json!({"deleted": deleted})))
 }
 
 /// Returns the number as Chroma counts: the ids sent, or with a filter the records deleted.
-fn delete(app: &App, id: uuid::Uuid, request: DeleteRecordsRequest) -> Result<u64> {
+fn delete(
+    app: &App,
+    id: uuid::Uuid,
+    request: DeleteRecordsRequest,
+    progress: Progress,
+) -> Result<u64> {
     check_ids(app, request.ids.as_deref())?;
     let schema = app.engine().addressed(id)?.descriptor;
     let filter = filters::parse(
@@ -327,6 +338,7 @@ fn delete(app: &App, id: uuid::Uuid, request: DeleteRecordsRequest) -> Result<u6
             ids: request.ids,
             filter,
             limit: request.limit.map(|limit| limit as usize),
+            progress,
         },
     )?;
     Ok(counted.unwrap_or(deleted))

@@ -38,9 +38,9 @@ impl Batch {
 
 /// One prepared write: framed, and split where it is too long for one value.
 pub(super) struct Write {
-    tree: u8,
-    key: Vec<u8>,
-    value: Option<Vec<u8>>,
+    pub(super) tree: u8,
+    pub(super) key: Vec<u8>,
+    pub(super) value: Option<Vec<u8>>,
     chunks: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
@@ -87,14 +87,25 @@ impl Write {
             None => tree.remove(self.key.as_slice())?,
         };
         let old_chunks = old.as_deref().map_or(0, SplitHead::chunks_behind);
-        let new_chunks = u32::try_from(self.chunks.len()).unwrap_or(u32::MAX);
-        for index in new_chunks..old_chunks {
-            at(CHUNKS).remove(format::chunk_key(self.tree, &self.key, index))?;
-        }
-        for (key, value) in &self.chunks {
-            at(CHUNKS).insert(key.as_slice(), value.as_slice())?;
+        for (key, value) in self.chunk_changes(old_chunks) {
+            match value {
+                Some(value) => at(CHUNKS).insert(key, value)?,
+                None => at(CHUNKS).remove(key)?,
+            };
         }
         Ok(old_chunks)
+    }
+
+    /// What it puts and removes among the chunks, where the value before lay in `old_chunks`.
+    pub(super) fn chunk_changes(
+        &self,
+        old_chunks: u32,
+    ) -> impl Iterator<Item = (Vec<u8>, Option<&[u8]>)> {
+        let new_chunks = u32::try_from(self.chunks.len()).unwrap_or(u32::MAX);
+        let left = (new_chunks..old_chunks)
+            .map(|index| (format::chunk_key(self.tree, &self.key, index), None));
+        let put = self.chunks.iter();
+        left.chain(put.map(|(key, value)| (key.clone(), Some(value.as_slice()))))
     }
 
     /// Every key that this write touched, where the value before lay in `old_chunks` chunks.

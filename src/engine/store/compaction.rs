@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use sled::IVec;
 
-use super::files::{Files, contained, data_file_bytes};
+use super::files::{contained, data_file_bytes};
+use super::map::Files;
 use super::open::{generation, generation_name, store_directories};
 use super::watermark::Watermark;
 use super::{Call, Store, TREES, Tree, TreeKey, damaged_value, format};
@@ -154,12 +155,9 @@ impl Compaction<'_> {
             captured.as_mut().map(std::mem::take).unwrap_or_default()
         };
         for (tree, key) in &keys {
-            let value = self.read(*tree, key)?;
-            let target = self.target()?.tree(*tree);
-            self.writing(|| match value {
-                Some(value) => target.insert(key, value),
-                None => target.remove(key),
-            })?;
+            let entry = (IVec::from(key.as_slice()), self.read(*tree, key)?);
+            let target = self.target()?;
+            self.writing(|| target.map.fill(*tree, &[entry]))?;
         }
         Ok(keys.len())
     }
@@ -170,7 +168,7 @@ impl Compaction<'_> {
     /// `StorageFault`.
     pub(in crate::engine) fn sync(&self) -> Result<()> {
         let target = self.target()?;
-        self.writing(|| target.sync_all(self.store.directory()))
+        self.writing(|| target.map.sync_all(self.store.directory()))
     }
 
     /// Puts the copy in the store's place. Only the holder of the write lock may call.
@@ -252,11 +250,7 @@ impl Compaction<'_> {
         let mut entries = Vec::new();
         let mut bytes = 0;
         self.store.guarded(Call::Scan, || {
-            for entry in self
-                .source
-                .tree(tree)
-                .range::<&[u8], _>((start, Bound::Unbounded))
-            {
+            for entry in self.source.map.range(tree, start, Bound::Unbounded) {
                 let (key, value) = entry?;
                 bytes += key.len() + value.len();
                 entries.push((key, value));
@@ -281,12 +275,12 @@ impl Compaction<'_> {
     ) -> Result<Option<IVec>> {
         self.store.check_room()?;
         let entries = self.batch(tree, after)?;
-        let mut batch = sled::Batch::default();
-        for (key, value) in &entries {
-            batch.insert(key, value);
-        }
-        let target = self.target()?.tree(tree);
-        self.writing(|| target.apply_batch(batch))?;
+        let copied = entries.iter();
+        let copied: Vec<_> = copied
+            .map(|(key, value)| (key.clone(), Some(value.clone())))
+            .collect();
+        let target = self.target()?;
+        self.writing(|| target.map.fill(tree, &copied))?;
         count(progress, tree, &entries);
         Ok(entries.last().map(|(key, _)| key.clone()))
     }
@@ -303,10 +297,10 @@ impl Compaction<'_> {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         // Behind the last entry of the store nothing may stand in the copy either.
         let end = last.as_deref().map_or(Bound::Unbounded, Bound::Included);
-        let target = self.target()?.tree(tree);
+        let target = self.target()?;
         let mut differing = BTreeSet::new();
         self.writing(|| {
-            let mut theirs = target.range::<&[u8], _>((start, end));
+            let mut theirs = target.map.range(tree, start, end);
             let mut ours = entries.iter();
             let (mut our, mut their) = (ours.next(), theirs.next().transpose()?);
             while our.is_some() || their.is_some() {
@@ -352,8 +346,8 @@ impl Compaction<'_> {
         for _ in 0..COMPARISONS {
             self.catch_up()?;
             let ours = self.store.raw(&self.source, tree, &key)?;
-            let target = self.target()?.tree(tree);
-            let theirs = self.writing(|| target.get(&key))?;
+            let target = self.target()?;
+            let theirs = self.writing(|| target.map.get(tree, &key))?;
             if ours == theirs || self.is_captured((tree, &key)) {
                 return Ok(());
             }

@@ -1,10 +1,16 @@
 //! One sled database in its directory: opening it, mending what a crash left, syncing it.
 
 use std::fs::{self, File};
+use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use sled::transaction::{ConflictableTransactionError, TransactionError, TransactionalTree};
+use sled::{IVec, Transactional as _};
+
+use super::batch::Write;
+use super::map::{Entries, Files, Map};
 use super::{TREES, power};
 use crate::error::{Error, Result};
 
@@ -18,13 +24,12 @@ const LOCK_PAUSE: Duration = Duration::from_millis(10);
 pub(super) const SEGMENT_BYTES: usize = 2 * 1024 * 1024;
 
 /// An open database.
-pub(super) struct Files {
-    pub(super) db: sled::Db,
-    pub(super) trees: Vec<sled::Tree>,
+struct SledMap {
+    db: sled::Db,
+    trees: Vec<sled::Tree>,
     /// sled's own data file, for `fdatasync`: sled's flush alone does not survive a power cut.
     data_file: File,
-    /// Its directory's name below the data directory.
-    pub(super) name: String,
+    directory: PathBuf,
 }
 
 impl Files {
@@ -43,37 +48,80 @@ impl Files {
         let data_file =
             File::open(directory.join(DATA_FILE)).map_err(|error| unusable(&directory, &error))?;
         Ok(Self {
-            db,
-            trees,
-            data_file,
+            map: Box::new(SledMap {
+                db,
+                trees,
+                data_file,
+                directory,
+            }),
             name: name.to_owned(),
         })
     }
+}
 
-    pub(super) fn tree(&self, tree: u8) -> &sled::Tree {
+impl SledMap {
+    fn tree(&self, tree: u8) -> &sled::Tree {
         self.trees
             .get(usize::from(tree))
             .expect("every tree is opened with the database")
     }
+}
+
+impl Map for SledMap {
+    fn get(&self, tree: u8, key: &[u8]) -> sled::Result<Option<IVec>> {
+        self.tree(tree).get(key)
+    }
+
+    fn range(&self, tree: u8, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Entries {
+        Box::new(self.tree(tree).range::<&[u8], _>((from, to)))
+    }
+
+    fn commit(&self, writes: &[Write]) -> sled::Result<Vec<u32>> {
+        let transaction = |trees: &Vec<TransactionalTree>| {
+            writes
+                .iter()
+                .map(|write| write.apply(trees))
+                .collect::<std::result::Result<_, _>>()
+                .map_err(ConflictableTransactionError::<sled::Error>::from)
+        };
+        let committed = self.trees.as_slice().transaction(transaction);
+        committed.map_err(|error| match error {
+            TransactionError::Abort(error) | TransactionError::Storage(error) => error,
+        })
+    }
+
+    fn fill(&self, tree: u8, entries: &[(IVec, Option<IVec>)]) -> sled::Result<()> {
+        let mut batch = sled::Batch::default();
+        for (key, value) in entries {
+            match value {
+                Some(value) => batch.insert(key, value),
+                None => batch.remove(key),
+            }
+        }
+        self.tree(tree).apply_batch(batch)
+    }
 
     /// sled's flush writes its buffers; `fdatasync` makes them survive a power cut.
-    pub(super) fn sync(&self) -> sled::Result<()> {
+    fn sync(&self) -> sled::Result<()> {
         self.db.flush()?;
         self.data_file.sync_data().map_err(sled::Error::Io)
     }
 
-    /// As [`Files::sync`], with sled's small files and the directory: needed once for a new one.
-    pub(super) fn sync_all(&self, data_dir: &Path) -> sled::Result<()> {
+    /// With sled's small files and the directory.
+    fn sync_all(&self, data_dir: &Path) -> sled::Result<()> {
         self.sync()?;
-        let directory = data_dir.join(&self.name);
-        for entry in fs::read_dir(&directory)? {
+        for entry in fs::read_dir(&self.directory)? {
             let path = entry?.path();
             if path.is_file() {
                 File::open(&path)?.sync_all()?;
             }
         }
-        File::open(&directory)?.sync_all()?;
+        File::open(&self.directory)?.sync_all()?;
         Ok(File::open(data_dir)?.sync_all()?)
+    }
+
+    fn size(&self) -> sled::Result<u64> {
+        self.db.size_on_disk()
     }
 }
 

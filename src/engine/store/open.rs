@@ -10,7 +10,8 @@ use arc_swap::ArcSwap;
 use parking_lot::{Condvar, Mutex};
 use uuid::Uuid;
 
-use super::files::{Files, damaged, data_file_bytes, set_snapshots_aside, unusable};
+use super::files::{damaged, data_file_bytes, set_snapshots_aside, unusable};
+use super::map::Files;
 use super::recovery;
 use super::watermark::Watermark;
 use super::{
@@ -79,29 +80,7 @@ impl Store {
             Ok(files) => files,
             Err(error) => return Err(recovery::undone(error, aside, &directory)),
         };
-        let mut store = Self {
-            files: ArcSwap::from_pointee(files),
-            retired: Mutex::new(Vec::new()),
-            captured: Mutex::new(None),
-            options: options.clone(),
-            id: Uuid::nil(),
-            committed: AtomicU64::new(0),
-            sync: Mutex::new(SyncState::default()),
-            synced: Condvar::new(),
-            watermark: Mutex::new(Watermark {
-                format: format::STORE_FORMAT,
-                store_id: Uuid::nil(),
-                directory: name,
-                synced_sequence: 0,
-                log_bytes: 0,
-            }),
-            poison: OnceLock::new(),
-            faulted: AtomicBool::new(false),
-            calls: Arc::new(Calls::default()),
-            hung: watch::Sender::new(false),
-            committing: Mutex::new(()),
-            _lock: lock,
-        };
+        let mut store = Self::on(options, lock, files);
         let lost = match store.identify(watermark, options.accept_data_loss) {
             Ok(lost) => lost,
             Err(error) => {
@@ -117,6 +96,53 @@ impl Store {
             store.sweep();
         }
         Ok(store)
+    }
+
+    /// Opens or creates the store on a disk in memory; its lock and its watermark are in the data directory.
+    #[cfg(test)]
+    pub(in crate::engine) fn in_memory(
+        options: &OpenOptions,
+        disk: &Arc<super::Disk>,
+    ) -> Result<Self> {
+        fs::create_dir_all(&options.data_dir)
+            .map_err(|error| unusable(&options.data_dir, &error))?;
+        let lock = lock(&options.data_dir)?;
+        let watermark = Watermark::read(&options.data_dir)?;
+        let files = Files {
+            map: super::memory::open(disk),
+            name: FIRST_DIRECTORY.to_owned(),
+        };
+        let mut store = Self::on(options, lock, files);
+        store.identify(watermark, options.accept_data_loss)?;
+        Ok(store)
+    }
+
+    /// A store that knows nothing of its map yet.
+    fn on(options: &OpenOptions, lock: File, files: Files) -> Self {
+        let directory = files.name.clone();
+        Self {
+            files: ArcSwap::from_pointee(files),
+            retired: Mutex::new(Vec::new()),
+            captured: Mutex::new(None),
+            options: options.clone(),
+            id: Uuid::nil(),
+            committed: AtomicU64::new(0),
+            sync: Mutex::new(SyncState::default()),
+            synced: Condvar::new(),
+            watermark: Mutex::new(Watermark {
+                format: format::STORE_FORMAT,
+                store_id: Uuid::nil(),
+                directory,
+                synced_sequence: 0,
+                log_bytes: 0,
+            }),
+            poison: OnceLock::new(),
+            faulted: AtomicBool::new(false),
+            calls: Arc::new(Calls::default()),
+            hung: watch::Sender::new(false),
+            committing: Mutex::new(()),
+            _lock: lock,
+        }
     }
 
     /// Finds out whose store this is and how far it goes, and holds that against the watermark; whether a
@@ -194,7 +220,7 @@ impl Store {
         );
         self.commit(batch, sequence)?;
         let files = self.files.load_full();
-        self.guarded(Call::Sync, || files.sync_all(self.directory()))?;
+        self.guarded(Call::Sync, || files.map.sync_all(self.directory()))?;
         self.wait_synced(sequence)
     }
 }

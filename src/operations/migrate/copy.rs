@@ -5,7 +5,7 @@ use uuid::Uuid;
 use crate::engine::{
     CatchUp, CollectionInfo, Engine, Namespaces, Publication, SnapshotScope, Staging, Tombstone,
 };
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::digest::Digest;
 use crate::model::names::CollectionName;
 use crate::operations::conflict::{Action, DecidedTarget, RecordCounts, Winner};
@@ -125,41 +125,30 @@ fn copy_aside<'a>(
     let definition = found.descriptor.definition.clone();
     let mut stage = Stage::new(engine, name.clone(), definition, staging)?;
     let (mut read, mut bytes) = (0, 0);
-    let mut count = |canonical: &[u8]| {
-        read += 1;
-        bytes += canonical.len() as u64;
-        progress.advance(1, canonical.len() as u64);
-    };
     let mut last = engine
         .begin_snapshot(SnapshotScope::Collections(vec![source]))?
-        .run(catch_up, progress, |_, layer| {
-            stage.remove(&ordinals(&layer.tombstones))?;
-            layer.for_each(|ordinal, stored| {
+        .run(catch_up, progress, |_, round| {
+            stage.remove(&ordinals(&round.removed))?;
+            round.for_each(|ordinal, stored| {
                 progress.check()?;
-                count(stored.canonical);
+                read += 1;
+                bytes += stored.canonical.len() as u64;
+                progress.advance(1, stored.canonical.len() as u64);
                 stage.put(ordinal, stored.canonical.to_vec())
             })
         })?;
-    let part = last
-        .parts
-        .remove(&source)
-        .ok_or_else(|| Error::internal("the snapshot lost its collection"))?;
-    stage.remove(&ordinals(&part.tombstones))?;
-    for (ordinal, _, canonical) in part.records {
-        count(&canonical);
-        stage.put(ordinal, canonical)?;
-    }
+    let source = last.take(source)?;
     let expected = Expected {
-        records: part.info.head.count,
-        digest: part.info.head.digest,
+        records: source.head.count,
+        digest: source.head.digest,
     };
-    let definition = &part.info.descriptor.definition;
-    let info = stage.finish(definition, part.info.head.next_ordinal, expected)?;
+    let definition = &source.descriptor.definition;
+    let info = stage.finish(definition, source.head.next_ordinal, expected)?;
     let copied = Copied {
         id: stage.id(),
         records: info.head.count,
         digest: info.head.digest,
-        source: part.info,
+        source,
         counts: RecordCounts::default(),
         read,
         bytes,

@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use crate::engine::{
-    CatchUp, Engine, Snapshot, SnapshotScope, StagedRecord, Staging, StoredRecord,
+    CatchUp, CollectionInfo, Engine, Snapshot, SnapshotScope, StagedRecord, Staging, StoredRecord,
 };
 use crate::environments::{
     Batch, BatchSize, Contents, Description, Position, Source, Staged, StreamEnd, Target,
@@ -131,31 +131,22 @@ impl Source for LocalSource {
         gathered.flush(Vec::new(), u64::MAX)?;
         // From here on every batch is of changes since then: all of them come again after a break.
         gathered.fresh = false;
-        let mut last = snapshot.run(self.catch_up, progress, |_, layer| {
-            let removed = layer.tombstones.iter().map(|gone| gone.id.clone());
+        let mut last = snapshot.run(self.catch_up, progress, |_, round| {
+            let removed = round.removed.iter().map(|gone| gone.id.clone());
             gathered.remove(removed.collect())?;
-            layer.for_each(|_, stored| {
+            round.for_each(|_, stored| {
                 progress.check()?;
                 let (record, bytes) = owned(stored)?;
                 gathered.push(record, bytes, u64::MAX)
             })?;
             gathered.flush(Vec::new(), u64::MAX)
         })?;
-        let part = last
-            .parts
-            .remove(&self.id)
-            .ok_or_else(|| Error::internal("the snapshot lost its collection"))?;
-        gathered.remove(part.tombstones.into_iter().map(|gone| gone.id).collect())?;
-        for (_, _, canonical) in part.records {
-            let record = RecordView::parse(&canonical)?.to_record()?;
-            gathered.push(record, canonical.len(), u64::MAX)?;
-        }
-        gathered.flush(Vec::new(), u64::MAX)?;
+        let CollectionInfo { descriptor, head } = last.take(self.id)?;
         Ok(StreamEnd {
-            definition: part.info.descriptor.definition.clone(),
+            definition: descriptor.definition.clone(),
             contents: Some(Contents {
-                records: part.info.head.count,
-                digest: part.info.head.digest,
+                records: head.count,
+                digest: head.digest,
             }),
             moment: Some(last.sequence),
         })

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use serde_json::{Value, json};
 use uuid::Uuid;
 use vectorkeep::config::DurabilityMode;
-use vectorkeep::engine::{DeleteRequest, Engine, InspectionLimits, RecordPatch, WriteMode, damage};
+use vectorkeep::engine::{DeleteRequest, Engine, InspectionLimits, RecordPatch, WriteMode};
 use vectorkeep::model::record::Record;
 use vectorkeep::progress::Progress;
 
@@ -207,6 +207,7 @@ async fn assert_only_words_fails(service: &Service, id: &str, member: &str) -> V
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg(debug_assertions)]
 async fn a_vector_that_changed_in_memory_is_found_and_named() {
     let service = Service::start().await;
     let words = service.create("words").await;
@@ -214,7 +215,7 @@ async fn a_vector_that_changed_in_memory_is_found_and_named() {
     service.create("other").await.add(&numbered("o", 300)).await;
     let id = wordnet_50()[23].id.clone();
     let engine = service.app().engine().clone();
-    damage::damage_vector(&engine, words.id.parse().unwrap(), &id).unwrap();
+    vectorkeep::engine::damage::damage_vector(&engine, words.id.parse().unwrap(), &id).unwrap();
 
     let failed = assert_only_words_fails(&service, &id, "memory_differences").await;
     assert_eq!(failed["observed_value"]["memory_differences"], 1);
