@@ -35,7 +35,6 @@ use crate::repository::Repository;
 use gauges::Observed;
 use repository::RepositorySlot;
 pub use repository::repository_options;
-pub use temporary::ReceivedFile;
 use verbs::JobRequest;
 
 /// Everything that runs. Cheap to clone.

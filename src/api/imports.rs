@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
 use serde::Deserialize;
 use serde_json::json;
+use tempfile::TempPath;
 use tokio::fs::File;
 use tokio::io::AsyncWriteExt as _;
 use utoipa::IntoParams;
@@ -18,8 +19,8 @@ use super::export::{ExportFormat, ExportedDocument};
 use super::extract::OperationQuery;
 use super::jobs::{Asked, JobResponse, KeyHeader, run_job};
 use super::tags::BACKUPS;
+use crate::app::App;
 use crate::app::verbs::{self, import::ImportRequest};
-use crate::app::{App, ReceivedFile};
 use crate::error::{Error, Kind, Result};
 use crate::operations::import::DocumentFormat;
 
@@ -51,7 +52,7 @@ impl From<ExportFormat> for DocumentFormat {
 
 /// A document that has arrived whole.
 struct Received {
-    file_received: ReceivedFile,
+    file_received: TempPath,
     bytes: u64,
     hash: String,
 }
@@ -77,9 +78,7 @@ async fn receive(headers: &HeaderMap, body: Body, app: &App) -> Result<Received>
         .blocking(move |app| app.receive_into_file(announced.unwrap_or(0)))
         .await?;
     let unwritable = |error| Error::file("the document cannot be kept", error);
-    let mut file = File::create(file_received.path())
-        .await
-        .map_err(unwritable)?;
+    let mut file = File::create(&file_received).await.map_err(unwritable)?;
     let mut hasher = blake3::Hasher::new();
     let (mut bytes, mut looked) = (0_u64, 0_u64);
     let deadline = BodyDeadline::new(&app.config().server);

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use uuid::Uuid;
+use tempfile::TempPath;
 
 use super::App;
 use crate::error::{Error, Result};
@@ -24,40 +24,20 @@ pub(super) fn clear(data_dir: &Path) {
     }
 }
 
-/// A received document, removed with this value.
-pub struct ReceivedFile {
-    path: PathBuf,
-}
-
-impl ReceivedFile {
-    /// The file.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-impl Drop for ReceivedFile {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.path) {
-            tracing::warn!(file = %self.path.display(), %error, "a received document stays");
-        }
-    }
-}
-
 impl App {
-    /// An empty file for a document of that many bytes, as far as that is known. Blocks.
+    /// An empty file for a document of that many bytes, as far as that is known; removed with this value. Blocks.
     ///
     /// # Errors
     /// `InsufficientStorage`, `StorageFault`.
-    pub fn receive_into_file(&self, bytes: u64) -> Result<ReceivedFile> {
+    pub fn receive_into_file(&self, bytes: u64) -> Result<TempPath> {
         self.check_room_for_upload(bytes)?;
         let directory = directory(self.engine().data_dir());
-        let path = directory.join(format!("{}.part", Uuid::new_v4()));
-        let made = fs::create_dir_all(&directory).and_then(|()| fs::File::create_new(&path));
-        made.map_err(|error| {
+        let made = fs::create_dir_all(&directory);
+        let made = made.and_then(|()| tempfile::NamedTempFile::new_in(&directory));
+        let made = made.map_err(|error| {
             Error::file(format!("{} cannot be written", directory.display()), error)
         })?;
-        Ok(ReceivedFile { path })
+        Ok(made.into_temp_path())
     }
 
     /// Whether so many bytes may still be received: the store keeps its reserve. Blocks.

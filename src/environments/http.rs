@@ -5,8 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use backon::{BackoffBuilder as _, ExponentialBuilder};
 use bytes::{Bytes, BytesMut};
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::{Certificate, Client, Method, Url};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -18,7 +19,8 @@ use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
 use crate::tls::client_builder;
 
-/// The first pause before a request is repeated; each one is twice as long, up to the last.
+/// The first pause before a request is repeated; each one is twice as long, up to the last, and somewhat longer by
+/// chance: not all ask again at the same moment.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// A pause is looked up from so often: the job may have been canceled.
@@ -74,6 +76,8 @@ struct Failed {
     why: String,
     kind: Kind,
     again: bool,
+    /// When the server wants to be asked again, if it says so.
+    after: Option<Duration>,
 }
 
 impl Http {
@@ -181,27 +185,36 @@ impl Http {
 
     fn ask(&self, request: &RemoteRequest<'_>, progress: &Progress) -> Result<Answer> {
         let began = Instant::now();
-        let mut pause = FIRST_PAUSE;
-        for attempt in 0.. {
+        let mut pauses = ExponentialBuilder::new()
+            .with_min_delay(FIRST_PAUSE)
+            .with_max_delay(LONGEST_PAUSE)
+            .with_max_times(self.limits.max_retries)
+            .with_jitter()
+            .build();
+        loop {
             progress.check()?;
-            let Failed { why, kind, again } = match self.runtime.block_on(self.once(request)) {
+            let Failed {
+                why,
+                kind,
+                again,
+                after,
+            } = match self.runtime.block_on(self.once(request)) {
                 Ok(answer) => return Ok(answer),
                 Err(failed) => failed,
             };
-            let late = began.elapsed() + pause > self.limits.retry_timeout;
-            if !again || attempt >= self.limits.max_retries || late {
+            let in_time = |pause: &Duration| began.elapsed() + *pause <= self.limits.retry_timeout;
+            let pause = pauses.next().filter(|_| again);
+            let Some(wait) = pause.map(|pause| after.unwrap_or(pause)).filter(in_time) else {
                 let what = format!("{} {}: {why}", request.method, request.url.path());
                 return Err(self.error(kind, &what));
-            }
-            tracing::debug!(remote = self.shown, why, attempt, "a request is repeated");
-            let until = Instant::now() + pause;
+            };
+            tracing::debug!(remote = self.shown, why, ?wait, "a request is repeated");
+            let until = Instant::now() + wait;
             while Instant::now() < until {
                 progress.check()?;
                 std::thread::sleep(SLICE.min(until - Instant::now().min(until)));
             }
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
-        Err(Error::internal("a request was repeated without end"))
     }
 
     /// As [`Http::read`], of a request that is done once however often it comes: it has a key.
@@ -301,6 +314,7 @@ impl Http {
             why: chain(&error.without_url()),
             kind: Kind::RemoteUnavailable,
             again: true,
+            after: None,
         };
         let mut request = self.client.request(asked.method.clone(), asked.url.clone());
         if let Some((name, value)) = &self.token {
@@ -314,6 +328,10 @@ impl Http {
         }
         let mut response = request.send().await.map_err(lost)?;
         let status = response.status().as_u16();
+        // Seconds; nobody sends a date to a machine.
+        let after = response.headers().get(RETRY_AFTER);
+        let after = after.and_then(|value| value.to_str().ok()?.trim().parse().ok());
+        let after = after.map(Duration::from_secs);
         let mut body = BytesMut::new();
         while let Some(chunk) = response.chunk().await.map_err(lost)? {
             if body.len() + chunk.len() > self.limits.max_answer_bytes {
@@ -324,6 +342,7 @@ impl Http {
                     ),
                     kind: Kind::TooLarge,
                     again: false,
+                    after: None,
                 });
             }
             body.extend_from_slice(&chunk);
@@ -337,6 +356,7 @@ impl Http {
                 why: format!("{status}: {}", answer.message()),
                 kind: Kind::RemoteUnavailable,
                 again: true,
+                after,
             });
         }
         Ok(answer)

@@ -4,10 +4,8 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::fs::{self, File};
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufReader, BufWriter, IntoInnerError, Read, Seek, Write};
 use std::path::{Path, PathBuf};
-
-use uuid::Uuid;
 
 use crate::error::{Error, Result};
 
@@ -83,30 +81,30 @@ fn unusable(error: io::Error) -> Error {
     Error::file("a temporary file of sorted ids cannot be used", error)
 }
 
-/// A sorted file, removed with this value.
+/// A sorted file, gone when it is closed.
 struct Run {
-    path: PathBuf,
+    file: File,
     entries: usize,
 }
 
 impl Run {
     fn write(directory: &Path, entries: &[Entry]) -> io::Result<Self> {
         fs::create_dir_all(directory)?;
-        let run = Self {
-            path: directory.join(format!("{}.ids", Uuid::new_v4())),
-            entries: entries.len(),
-        };
-        let mut file = BufWriter::new(File::create_new(&run.path)?);
+        let mut file = BufWriter::new(tempfile::tempfile_in(directory)?);
         for (hash, record) in entries {
             file.write_all(hash)?;
             file.write_all(&record.to_le_bytes())?;
         }
-        file.flush()?;
-        Ok(run)
+        Ok(Self {
+            file: file.into_inner().map_err(IntoInnerError::into_error)?,
+            entries: entries.len(),
+        })
     }
 
-    fn read(&self) -> io::Result<impl Iterator<Item = io::Result<Entry>> + use<>> {
-        let mut file = BufReader::new(File::open(&self.path)?);
+    /// All entries, once.
+    fn read(&self) -> io::Result<impl Iterator<Item = io::Result<Entry>> + use<'_>> {
+        (&self.file).rewind()?;
+        let mut file = BufReader::new(&self.file);
         Ok((0..self.entries).map(move |_| {
             let mut bytes = [0; ENTRY_BYTES];
             file.read_exact(&mut bytes)?;
@@ -116,14 +114,6 @@ impl Run {
             number.copy_from_slice(record);
             Ok((short, u64::from_le_bytes(number)))
         }))
-    }
-}
-
-impl Drop for Run {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.path) {
-            tracing::warn!(file = %self.path.display(), %error, "a temporary file stays");
-        }
     }
 }
 

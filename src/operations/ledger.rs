@@ -3,11 +3,9 @@
 //!
 //! An entry is one byte (0: none, 1: both sides were the same, 2: they differed) and the 32 bytes of the hash.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
-
-use uuid::Uuid;
 
 use crate::error::{Error, Result};
 use crate::model::digest::{Digest, RecordHash};
@@ -33,19 +31,10 @@ impl Ledger {
     /// # Errors
     /// `StorageFault`.
     pub(super) fn new(scratch: &Path) -> Result<Self> {
-        let path = scratch.join(format!("merge-{}", Uuid::new_v4()));
-        let open = || {
-            std::fs::create_dir_all(scratch)?;
-            let file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create_new(true)
-                .open(&path)?;
-            std::fs::remove_file(&path)?;
-            Ok(file)
-        };
+        let made = std::fs::create_dir_all(scratch);
+        let made = made.and_then(|()| tempfile::tempfile_in(scratch));
         Ok(Self {
-            file: open().map_err(unusable)?,
+            file: made.map_err(unusable)?,
             same: 0,
             different: 0,
             digest: Digest::EMPTY,

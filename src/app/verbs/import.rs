@@ -1,9 +1,10 @@
 //! Making a backup of a document.
 
 use chrono::Utc;
+use tempfile::TempPath;
 
 use super::{BackupOutcome, Outcome, Planned};
-use crate::app::{App, ReceivedFile};
+use crate::app::App;
 use crate::disk::check_room;
 use crate::error::Result;
 use crate::jobs::JobKind;
@@ -12,7 +13,7 @@ use crate::operations::import::{self, DocumentFormat};
 /// A document that has arrived whole.
 pub struct ImportRequest {
     /// The file that it is in.
-    pub document: ReceivedFile,
+    pub document: TempPath,
     /// How long it is.
     pub bytes: u64,
     /// How it is written; by its looks without.
@@ -29,7 +30,7 @@ pub fn plan(app: &App, request: ImportRequest) -> Result<Planned> {
     repository.probe()?;
     check_room(repository.available_bytes()?, request.bytes)?;
     Ok(Planned::new(JobKind::Import, "", move |progress| {
-        let (path, format) = (request.document.path(), request.format);
+        let (path, format) = (&*request.document, request.format);
         let manifest =
             import::execute(&repository, path, format, &settings, received_at, progress)?;
         Ok(Outcome::Backup(Box::new(BackupOutcome::from(&manifest))))
