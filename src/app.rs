@@ -19,13 +19,13 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
 use crate::access::Access;
-use crate::config::{Config, DurabilityMode};
-use crate::engine::{Durability, Engine, EngineOptions, OpenOptions};
+use crate::config::Config;
+use crate::engine::Engine;
 use crate::environments::Environments;
 use crate::error::{Error, Kind, Result};
 use crate::health::deep::DeepChecks;
 use crate::health::monitor::Monitor;
-use crate::jobs::{JobKind, JobLimits, JobState, Jobs};
+use crate::jobs::{JobKind, JobState, Jobs};
 use crate::metrics;
 use crate::operations::compact::CompactionTrigger;
 use crate::operations::delete;
@@ -88,32 +88,8 @@ impl App {
         Repository::check_settings(&at, runtime.clone())?;
         let access = Access::open(config.access.key_sources())?;
         let environments = settings::environments(&config, &runtime)?;
-        let storage = &config.storage;
-        let engine = Engine::open(EngineOptions {
-            store: OpenOptions {
-                data_dir: storage.data_dir.clone(),
-                cache_bytes: storage.cache_bytes,
-                accept_data_loss: storage.accept_data_loss,
-                min_free_bytes: storage.min_free_bytes,
-                sync_timeout: Duration::from_millis(storage.sync_timeout_ms),
-            },
-            durability: match storage.durability {
-                DurabilityMode::Always => Durability::Always,
-                DurabilityMode::Interval => {
-                    Durability::Interval(Duration::from_millis(storage.sync_interval_ms))
-                }
-            },
-            max_tombstones: storage.max_tombstones,
-            max_delete_step: storage.max_delete_step,
-            max_write_delay: Duration::from_millis(storage.max_write_delay_ms),
-        })?;
-        let limits = JobLimits {
-            workers: config.jobs.workers,
-            backup_workers: config.jobs.backup_workers,
-            max_queued: config.jobs.max_queued,
-            kept: config.jobs.kept,
-            kept_for: Duration::from_millis(config.jobs.kept_ms),
-        };
+        let engine = Engine::open(settings::engine(&config.storage))?;
+        let limits = settings::job_limits(&config.jobs);
         temporary::clear(&config.storage.data_dir);
         let repository_requests = Arc::new(Semaphore::new(config.repository.max_requests));
         let threads = Arc::new(Semaphore::new(config.server.max_threads));
@@ -156,21 +132,26 @@ impl App {
         }
         app.start_watching(at.backend.is_remote());
         app.jobs().resume(|record| app.work_again(record));
-        let config = &app.inner.config;
-        app.repeat(config.compaction.check_interval_ms, Self::compact_if_due);
-        app.repeat(config.repository.sweep_interval_ms, Self::sweep);
-        app.repeat(config.access.reload_interval_ms, |app| {
+        app.observe()?;
+        app.repeat_chores();
+        Ok(app)
+    }
+
+    /// Begins what is done from time to time.
+    fn repeat_chores(&self) {
+        let config = &self.inner.config;
+        self.repeat(config.compaction.check_interval_ms, Self::compact_if_due);
+        self.repeat(config.repository.sweep_interval_ms, Self::sweep);
+        self.repeat(config.access.reload_interval_ms, |app| {
             app.access().reload()
         });
-        app.observe()?;
         let refresh_interval_ms = config.metrics.refresh_interval_ms;
-        app.repeat(refresh_interval_ms, Self::observe);
+        self.repeat(refresh_interval_ms, Self::observe);
         // By itself: a disk that hangs must not hold it up.
-        app.repeat(refresh_interval_ms, |_| {
+        self.repeat(refresh_interval_ms, |_| {
             metrics::upkeep();
             Ok(())
         });
-        Ok(app)
     }
 
     /// Does something from time to time, for as long as the application is there.

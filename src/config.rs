@@ -260,6 +260,14 @@ impl Config {
         self.server.check()?;
         self.access.check()?;
         self.tls.check()?;
+        self.check_counts()?;
+        self.check_bounds()?;
+        self.repository.check(self.jobs.memory_bytes)?;
+        log::check_level(&self.log.level)?;
+        self.health.check()
+    }
+
+    fn check_counts(&self) -> Result<()> {
         positive(&[
             ("storage.max_delete_step", self.storage.max_delete_step),
             ("jobs.workers", self.jobs.workers),
@@ -300,7 +308,10 @@ impl Config {
             ("jobs.backup_workers", self.jobs.backup_workers),
             ("jobs.max_event_streams", self.jobs.max_event_streams),
             ("migration.max_requests", self.migration.max_requests),
-        ])?;
+        ])
+    }
+
+    fn check_bounds(&self) -> Result<()> {
         if !(self.compaction.ratio == 0.0 || self.compaction.ratio >= 1.0) {
             return Err(Error::invalid("compaction.ratio must be 0 or at least 1"));
         }
@@ -314,7 +325,6 @@ impl Config {
                 "migration.max_checkpoints must not be below jobs.workers",
             ));
         }
-        self.repository.check(self.jobs.memory_bytes)?;
         if self.storage.cache_bytes < 1_048_576 {
             return Err(Error::invalid(
                 "storage.cache_bytes must be at least 1048576 bytes",
@@ -335,7 +345,6 @@ impl Config {
                 "query.max_filter_depth must be at most 256 levels",
             ));
         }
-        log::check_level(&self.log.level)?;
         if self.health.disk_warn_bytes < self.storage.min_free_bytes {
             return Err(Error::invalid(format!(
                 "health.disk_warn_bytes ({} bytes) must not be below storage.min_free_bytes ({} bytes): writes would be \
@@ -343,7 +352,7 @@ impl Config {
                 self.health.disk_warn_bytes, self.storage.min_free_bytes
             )));
         }
-        self.health.check()
+        Ok(())
     }
 }
 

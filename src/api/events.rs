@@ -1,6 +1,7 @@
 //! `/jobs/{id}/events`: server-sent events, one per change.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -52,16 +53,9 @@ pub(super) async fn get_events(
     OperationPath(id): OperationPath,
 ) -> Result<Response, Problem> {
     app.jobs().get(&id)?;
-    let permit = app
-        .event_streams()
-        .clone()
-        .try_acquire_owned()
-        .map_err(|_| {
-            Error::new(
-                Kind::Overloaded,
-                "too many clients follow jobs (jobs.max_event_streams)",
-            )
-        })?;
+    let permit = Arc::clone(app.event_streams()).try_acquire_owned();
+    let too_many = "too many clients follow jobs (jobs.max_event_streams)";
+    let permit = permit.map_err(|_| Error::new(Kind::Overloaded, too_many))?;
     let interval = Duration::from_millis(app.config().jobs.event_interval_ms.max(1));
     let follower = Follower {
         app,

@@ -20,6 +20,7 @@ use super::openapi::filters::Metadata;
 use super::outcomes::BackupResponse;
 use super::tags::{BACKUPS, SELECTOR};
 use crate::app::App;
+use crate::error::Result;
 use crate::model::names::CollectionName;
 use crate::model::selector::Selector;
 use crate::operations::export::{self, ExportLayout};
@@ -37,6 +38,16 @@ pub(super) enum ExportFormat {
     Json,
     /// A JSON object per line, each with its `type`.
     Jsonl,
+}
+
+impl ExportFormat {
+    /// How it is written, the end of its file's name, its media type.
+    fn written(self) -> (ExportLayout, &'static str, &'static str) {
+        match self {
+            Self::Json => (ExportLayout::Json, "json", "application/json"),
+            Self::Jsonl => (ExportLayout::JsonLines, "jsonl", "application/x-ndjson"),
+        }
+    }
 }
 
 /// What to export.
@@ -130,10 +141,7 @@ pub(super) async fn export_backup(
     OperationPath(id): OperationPath,
     OperationQuery(query): OperationQuery<ExportQuery>,
 ) -> Result<Response, Problem> {
-    let (layout, extension, media_type) = match query.format {
-        ExportFormat::Json => (ExportLayout::Json, "json", "application/json"),
-        ExportFormat::Jsonl => (ExportLayout::JsonLines, "jsonl", "application/x-ndjson"),
-    };
+    let (layout, extension, media_type) = query.format.written();
     let collection = query
         .collection
         .map(|name| CollectionName::new(query.tenant, query.database, name));
@@ -149,30 +157,34 @@ pub(super) async fn export_backup(
         })
         .await?;
     let disposition = format!("attachment; filename=\"{}.{extension}\"", manifest.id);
+    let body = streamed(move |out| {
+        let _permit = permit;
+        let backup = json!(BackupResponse::new(&manifest, standing));
+        let collections = export::select(&manifest, collection.as_ref())?;
+        export::write(&repository, &collections, &backup, layout, out).inspect_err(
+            |error| tracing::warn!(backup = manifest.id, %error, "an export was broken off"),
+        )
+    });
+    let media_type = (header::CONTENT_TYPE, media_type.to_owned());
+    let disposition = (header::CONTENT_DISPOSITION, disposition);
+    Ok(([media_type, disposition], body).into_response())
+}
+
+/// What a thread writes, as a body; an error breaks it off.
+fn streamed(
+    write: impl FnOnce(&mut BufWriter<ChunkWriter>) -> Result<()> + Send + 'static,
+) -> Body {
     let (sender, receiver) = mpsc::channel(CHUNKS);
     tokio::task::spawn_blocking(move || {
-        let _permit = permit;
         let mut out = BufWriter::with_capacity(CHUNK_BYTES, ChunkWriter(sender.clone()));
-        let backup = json!(BackupResponse::new(&manifest, standing));
-        let outcome = export::select(&manifest, collection.as_ref())
-            .and_then(|collections| {
-                export::write(&repository, &collections, &backup, layout, &mut out)
-            })
-            .map_err(io::Error::other)
-            .and_then(|()| out.flush());
-        if let Err(error) = outcome {
-            tracing::warn!(backup = manifest.id, %error, "an export was broken off");
+        let written = write(&mut out).map_err(io::Error::other);
+        if let Err(error) = written.and_then(|()| out.flush()) {
             let _ = sender.blocking_send(Err(error));
         }
     });
-    let body = Body::from_stream(stream::unfold(receiver, |mut receiver| async {
+    Body::from_stream(stream::unfold(receiver, |mut receiver| async {
         receiver.recv().await.map(|chunk| (chunk, receiver))
-    }));
-    let headers = [
-        (header::CONTENT_TYPE, media_type.to_owned()),
-        (header::CONTENT_DISPOSITION, disposition),
-    ];
-    Ok((headers, body).into_response())
+    }))
 }
 
 /// Sends what is written to it; blocks while the reader is behind.

@@ -180,13 +180,9 @@ pub(super) async fn import_backup(
     let OperationQuery(query) =
         OperationQuery::<ImportQuery>::from_request_parts(&mut parts, &app).await?;
     let asked = Asked::of(&parts, query.wait)?;
-    let uploads = Arc::clone(app.uploads());
-    let place = uploads.try_acquire_owned().map_err(|_| {
-        Error::new(
-            Kind::Overloaded,
-            "too many documents are being received (repository.max_uploads)",
-        )
-    })?;
+    let place = Arc::clone(app.uploads()).try_acquire_owned();
+    let too_many = "too many documents are being received (repository.max_uploads)";
+    let place = place.map_err(|_| Error::new(Kind::Overloaded, too_many))?;
     let received = receive(&parts.headers, body, &app).await?;
     drop(place);
     let job = asked.job(json!({

@@ -6,16 +6,50 @@ use tokio::runtime::Handle;
 
 use super::{App, temporary};
 use crate::background::processors;
-use crate::config::Config;
-use crate::engine::CatchUp;
+use crate::config::{Config, DurabilityMode, JobsConfig, StorageConfig};
+use crate::engine::{CatchUp, Durability, EngineOptions, OpenOptions};
 use crate::environments::{BatchSize, Environments, RemoteLimits};
 use crate::error::Result;
+use crate::jobs::JobLimits;
 use crate::model::filter;
 use crate::operations::backup::BackupSettings;
 use crate::operations::drill::DrillSettings;
 use crate::operations::import::ImportSettings;
 use crate::operations::migrate::MigrateSettings;
 use crate::operations::restore::RestoreSettings;
+
+/// How the engine runs.
+pub(super) fn engine(storage: &StorageConfig) -> EngineOptions {
+    EngineOptions {
+        store: OpenOptions {
+            data_dir: storage.data_dir.clone(),
+            cache_bytes: storage.cache_bytes,
+            accept_data_loss: storage.accept_data_loss,
+            min_free_bytes: storage.min_free_bytes,
+            sync_timeout: Duration::from_millis(storage.sync_timeout_ms),
+        },
+        durability: match storage.durability {
+            DurabilityMode::Always => Durability::Always,
+            DurabilityMode::Interval => {
+                Durability::Interval(Duration::from_millis(storage.sync_interval_ms))
+            }
+        },
+        max_tombstones: storage.max_tombstones,
+        max_delete_step: storage.max_delete_step,
+        max_write_delay: Duration::from_millis(storage.max_write_delay_ms),
+    }
+}
+
+/// Bounds on jobs.
+pub(super) fn job_limits(jobs: &JobsConfig) -> JobLimits {
+    JobLimits {
+        workers: jobs.workers,
+        backup_workers: jobs.backup_workers,
+        max_queued: jobs.max_queued,
+        kept: jobs.kept,
+        kept_for: Duration::from_millis(jobs.kept_ms),
+    }
+}
 
 impl App {
     /// Settings of an import.

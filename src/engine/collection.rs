@@ -266,6 +266,17 @@ impl Collection {
     }
 }
 
+/// # Errors
+/// `InvalidArgument`, in the words of Chroma's server.
+pub(super) fn check_dimension(expected: usize, dimension: usize) -> Result<()> {
+    if expected == dimension {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "Collection expecting embedding with dimension of {expected}, got {dimension}"
+    )))
+}
+
 fn refused(damage: &str) -> Error {
     Error::new(
         Kind::Unavailable,

@@ -11,7 +11,7 @@ use std::time::Instant;
 use uuid::Uuid;
 
 use self::exact::{Ranked, nearest};
-use super::collection::{Collection, Projection};
+use super::collection::{Collection, Projection, check_dimension};
 use super::format::StoredRecord;
 use super::metadata::Selection;
 use super::{Engine, Inner, metrics};
@@ -166,12 +166,7 @@ impl Engine {
             return nothing();
         };
         for embedding in &request.embeddings {
-            if embedding.len() != dimension as usize {
-                return Err(Error::invalid(format!(
-                    "Collection expecting embedding with dimension of {dimension}, got {}",
-                    embedding.len()
-                )));
-            }
+            check_dimension(dimension as usize, embedding.len())?;
         }
         if request.n_results == 0 {
             return nothing();

@@ -159,16 +159,13 @@ impl Monitor {
             let known = self.backups.lock();
             (known.seen.clone(), known.unreadable.clone())
         };
+        let warn = |report: &mut Report, check, output| {
+            report.add(check, Status::Warn, false, "boolean", Some(output));
+        };
         if let Some(reason) = unreadable {
             let output =
                 format!("the backups cannot be looked at, what is shown of them is old: {reason}");
-            report.add(
-                "repository:readable",
-                Status::Warn,
-                false,
-                "boolean",
-                Some(output),
-            );
+            warn(report, "repository:readable", output);
         }
         if let Some(seen) = &seen {
             report_damage(report, seen);
@@ -177,13 +174,7 @@ impl Monitor {
                     "the newest backup of this store went to the repository {other}, which is not this one; if that is \
                      meant, make a backup"
                 );
-                report.add(
-                    "repository:same",
-                    Status::Warn,
-                    false,
-                    "boolean",
-                    Some(output),
-                );
+                warn(report, "repository:same", output);
             }
         }
         let known = seen.is_some();

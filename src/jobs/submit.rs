@@ -60,7 +60,7 @@ impl Jobs {
             return Err(Error::new(Kind::Unavailable, "the service is stopping"));
         }
         {
-            let mut entries = inner.entries.lock();
+            let entries = inner.entries.lock();
             if let Some(key) = &key
                 && let Some(known) = keyed(&entries, key)?
             {
@@ -78,18 +78,16 @@ impl Jobs {
                     format!("{queued} jobs are waiting already (jobs.max_queued)"),
                 ));
             }
-            (record.key, record.claims) = (key, claims);
-            record.requested_by = requested_by;
-            let entry = Entry {
-                record: record.clone(),
-                progress: progress.clone(),
-            };
-            entries.insert(record.id.clone(), entry);
         }
-        if let Err(error) = persist(&inner.engine, &record) {
-            inner.entries.lock().remove(&record.id);
-            return Err(error);
-        }
+        (record.key, record.claims) = (key, claims);
+        record.requested_by = requested_by;
+        // Recorded before anybody sees it, who asks with the same key as well.
+        persist(&inner.engine, &record)?;
+        let entry = Entry {
+            record: record.clone(),
+            progress: progress.clone(),
+        };
+        inner.entries.lock().insert(record.id.clone(), entry);
         self.forget_old();
         self.start(record.id.clone(), kind, progress, work);
         Ok(record)

@@ -7,16 +7,20 @@
 //! the store is synced up to the snapshot's moment: a backup never holds a state that a power cut can take
 //! back from the store it was made of.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod parents;
+
+use std::collections::BTreeMap;
+use std::time::Instant;
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use self::parents::{Begun, Parent, begin, no_parent, parents};
 use super::namespaces;
 use super::packer::{LayerWriter, PackSettings, Packer};
 use crate::disk::check_room;
 use crate::engine::{
-    BackupMarker, CatchUp, CollectionInfo, Engine, Round, SnapshotScope, Tombstone,
+    BackupMarker, CatchUp, CollectionInfo, Engine, Round, Snapshot, SnapshotScope, Tombstone,
 };
 use crate::error::{Error, Result};
 use crate::model::names::CollectionName;
@@ -25,7 +29,7 @@ use crate::repository::format::{
     BackupScope, LayerReference, Manifest, ManifestCollection, REPOSITORY_FORMAT, Summary, Totals,
 };
 use crate::repository::pack::{PackRow, PackTombstone};
-use crate::repository::{LockMode, Repository, Restorable, backup_id};
+use crate::repository::{LockMode, Repository, backup_id};
 
 /// Records that are read before requests that wait for the processor get it.
 const YIELD_EVERY: usize = 32;
@@ -192,41 +196,21 @@ pub fn execute(
     settings: BackupSettings,
     progress: &Progress,
 ) -> Result<Manifest> {
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     progress.stage("lock");
     let lock = repository.lock(LockMode::Shared, progress)?;
     let mut packer = Packer::new(repository, settings.packs(), progress)?;
-    let mut layers: BTreeMap<Uuid, Vec<LayerReference>> = BTreeMap::new();
-    let Parents {
-        of: mut parents,
+    let Begun {
+        snapshot,
+        line,
+        mut parents,
         seen,
-    } = match plan.request.kind {
-        BackupKind::Full => Parents::default(),
-        BackupKind::Auto | BackupKind::Incremental => {
-            let ids = match &plan.scope {
-                SnapshotScope::All => ids_of(&engine.all_collections()),
-                SnapshotScope::Collections(ids) => ids.clone(),
-            };
-            parents(engine, repository, ids, settings.max_layers)?
-        }
-    };
-    let line = repository.line_of(engine.store_id(), engine.sequence())?;
-    let since = parents.iter().map(|(id, parent)| (*id, parent.sequence));
-    let snapshot = engine.begin_snapshot_since(plan.scope.clone(), since.collect())?;
-    parents.retain(|id, _| snapshot.is_incremental(*id));
-    if plan.request.kind == BackupKind::Incremental && parents.is_empty() {
-        return Err(no_parent());
-    }
-    for (id, parent) in &parents {
-        layers.insert(*id, parent.layers.clone());
-    }
-    let mut total = 0;
-    for id in snapshot.collections() {
-        let since = parents.get(&id).map_or(0, |parent| parent.sequence);
-        // One that was dropped since has nothing to be copied.
-        total += engine.changed_after(id, since).unwrap_or(0);
-    }
-    progress.phase("copy", total);
+    } = begin(engine, repository, &plan, settings)?;
+    let known = parents.iter();
+    let mut layers: BTreeMap<Uuid, Vec<LayerReference>> = known
+        .map(|(id, parent)| (*id, parent.layers.clone()))
+        .collect();
+    progress.phase("copy", changed_records(engine, &snapshot, &parents));
     let last = snapshot.run(settings.catch_up, progress, |id, round| {
         let written = write_round(&mut packer, round)?;
         if !written.packs.is_empty() || !written.tombstones.is_empty() {
@@ -252,12 +236,7 @@ pub fn execute(
         format: REPOSITORY_FORMAT,
         repository_id: repository.id(),
         id: backup_id(last.at),
-        kind: if parent.is_some() {
-            "incremental"
-        } else {
-            "full"
-        }
-        .to_owned(),
+        kind: kind(parent.as_ref()).to_owned(),
         parent: parent.map(|parent| parent.backup),
         created_at: last.at,
         requested_at: Some(plan.requested_at),
@@ -276,6 +255,30 @@ pub fn execute(
     };
     let manifest = Manifest::new(summary, tenants, collections);
     let manifest = repository.commit(manifest, &lock, &seen)?;
+    mark(engine, repository, &manifest);
+    Ok(manifest)
+}
+
+/// Records that are to be copied.
+fn changed_records(engine: &Engine, snapshot: &Snapshot, parents: &BTreeMap<Uuid, Parent>) -> u64 {
+    let collections = snapshot.collections().into_iter();
+    let changed = collections.map(|id| {
+        let since = parents.get(&id).map_or(0, |parent| parent.sequence);
+        // One that was dropped since has nothing to be copied.
+        engine.changed_after(id, since).unwrap_or(0)
+    });
+    changed.sum()
+}
+
+fn kind(parent: Option<&Parent>) -> &'static str {
+    match parent {
+        Some(_) => "incremental",
+        None => "full",
+    }
+}
+
+/// Notes in the store what the next backup can start from.
+fn mark(engine: &Engine, repository: &Repository, manifest: &Manifest) {
     let marker = |collection: &ManifestCollection| BackupMarker {
         backup: manifest.id.clone(),
         sequence: manifest.sequence,
@@ -289,126 +292,6 @@ pub fn execute(
         // The backup is there and whole; only the next one cannot start from it.
         tracing::warn!(backup = manifest.id, %error, "the next backup will be a full one");
     }
-    Ok(manifest)
-}
-
-/// What an incremental backup of one collection starts from.
-struct Parent {
-    backup: String,
-    sequence: u64,
-    layers: Vec<LayerReference>,
-}
-
-/// What backups start from.
-#[derive(Default)]
-struct Parents {
-    /// By collection.
-    of: BTreeMap<Uuid, Parent>,
-    /// Hashes of packs and parts that were found there.
-    seen: BTreeSet<String>,
-}
-
-fn no_parent() -> Error {
-    Error::unprocessable(
-        "no earlier backup in this repository can serve as parent; make one with kind \"auto\" or \"full\"",
-    )
-}
-
-/// The backups that incremental ones of these collections can start from: exactly the state that the
-/// store's own marker names, all of its packs there, and not so much of it superseded that writing the
-/// collection whole is better.
-fn parents(
-    engine: &Engine,
-    repository: &Repository,
-    collections: Vec<Uuid>,
-    max_layers: usize,
-) -> Result<Parents> {
-    // Most collections have the same one: each is read and judged once.
-    let mut manifests: BTreeMap<String, Option<Manifest>> = BTreeMap::new();
-    let mut candidates = Vec::new();
-    for id in collections {
-        let Some(marker) = engine.backup_marker(repository.id(), id)? else {
-            continue;
-        };
-        if !manifests.contains_key(&marker.backup) {
-            let found = sound_backup(engine, repository, &marker.backup)?;
-            manifests.insert(marker.backup.clone(), found);
-        }
-        candidates.push((id, marker));
-    }
-    let mut by_id: BTreeMap<(&str, Uuid), &ManifestCollection> = BTreeMap::new();
-    for (backup, manifest) in &manifests {
-        let collections = manifest.iter().flat_map(|manifest| &manifest.collections);
-        by_id.extend(collections.map(|found| ((backup.as_str(), found.id), found)));
-    }
-    let mut extended = Vec::new();
-    for (id, marker) in &candidates {
-        let Some(Some(manifest)) = manifests.get(&marker.backup) else {
-            continue;
-        };
-        let found = by_id.get(&(marker.backup.as_str(), *id)).copied();
-        let worth = found.filter(|found| {
-            found.digest == marker.digest
-                && manifest.sequence == marker.sequence
-                && is_worth_extending(found, max_layers)
-        });
-        extended.extend(worth.map(|found| (manifest, found)));
-    }
-    // All at once: what did not change costs no request of its own.
-    let packs = || {
-        let collections = extended.iter().map(|(_, collection)| *collection);
-        collections.flat_map(ManifestCollection::packs)
-    };
-    let parts = || {
-        manifests
-            .values()
-            .flatten()
-            .flat_map(|manifest| &manifest.parts)
-    };
-    let absent = repository.absent_packs_and_parts(packs(), parts())?;
-    let asked = packs().map(|pack| &pack.hash);
-    let asked = asked.chain(parts().map(|part| &part.hash));
-    let seen = asked.filter(|hash| !absent.contains(*hash)).cloned();
-    let whole = extended
-        .iter()
-        .filter(|(_, collection)| collection.packs().all(|pack| !absent.contains(&pack.hash)));
-    let of = whole.map(|(manifest, collection)| {
-        let parent = Parent {
-            backup: manifest.id.clone(),
-            sequence: manifest.sequence,
-            layers: collection.layers.clone(),
-        };
-        (collection.id, parent)
-    });
-    Ok(Parents {
-        of: of.collect(),
-        seen: seen.collect(),
-    })
-}
-
-/// A backup of this store that can be read and is not known to be damaged.
-fn sound_backup(engine: &Engine, repository: &Repository, id: &str) -> Result<Option<Manifest>> {
-    let manifest = match repository.backup_to_extend(id) {
-        Ok(manifest) => manifest,
-        Err(error) => {
-            tracing::info!(backup = id, %error, "cannot serve as parent");
-            return Ok(None);
-        }
-    };
-    let sound = manifest.store_id == engine.store_id()
-        && repository.standing(&manifest)?.restorable != Restorable::Damaged;
-    Ok(sound.then_some(manifest))
-}
-
-/// Whether less than a third of what a restore would read is superseded, in few enough layers.
-fn is_worth_extending(collection: &ManifestCollection, max_layers: usize) -> bool {
-    let layers = collection.layers.iter();
-    let read: u64 = layers
-        .flat_map(|layer| &layer.packs)
-        .map(|pack| pack.records)
-        .sum();
-    let superseded = read.saturating_sub(collection.records);
-    collection.layers.len() < max_layers && superseded * 3 <= read
 }
 
 fn write_round(packer: &mut Packer<'_>, round: &Round) -> Result<LayerReference> {

@@ -357,7 +357,13 @@ async fn a_changed_file_of_keys_is_taken_up_and_a_broken_one_is_not() {
         .split("[[keys]]")
         .find(|part| part.contains("\"admin\""))
         .unwrap();
-    fs::write(&file, format!("[[keys]]{admin}{}", new.entry)).unwrap();
+    // In one step: between two a file is empty, and lets nobody in.
+    let replace = |content: String| {
+        let beside = file.with_extension("new");
+        fs::write(&beside, content).unwrap();
+        fs::rename(&beside, &file).unwrap();
+    };
+    replace(format!("[[keys]]{admin}{}", new.entry));
     eventually("the new key", async || {
         (heartbeat(&new.secret).await == 200).then_some(())
     })
@@ -368,7 +374,7 @@ async fn a_changed_file_of_keys_is_taken_up_and_a_broken_one_is_not() {
         "it was withdrawn"
     );
 
-    fs::write(&file, format!("{before}\n[[keys]]\nname = 3")).unwrap();
+    replace(format!("{before}\n[[keys]]\nname = 3"));
     let stale = eventually("the broken file is noticed", async || {
         let listed = guarded.get("admin", "/keys").await.ok(200);
         listed["stale"].as_str().map(str::to_owned)

@@ -370,7 +370,8 @@ async fn finished_jobs_are_forgotten_after_their_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_is_canceled_before_it_ran_is_no_success() {
     let service = Service::with(|config| config.jobs.workers = 1).await;
-    let (_, end) = blocking_job(&service, false).await;
+    let (running, end) = blocking_job(&service, false).await;
+    in_state(&service, &running, "running").await;
     let http = Http::clone(&service);
     let waiter = tokio::spawn(async move { http.post("/compactions?wait=true", json!({})).await });
     let queued = eventually("a job to be queued", async || {
@@ -397,7 +398,8 @@ async fn a_stop_does_not_wait_for_those_who_wait_for_a_queued_job() {
         config.server.shutdown_grace_ms = 600_000;
     })
     .await;
-    let (_, _end) = blocking_job(&service, false).await;
+    let (running, _end) = blocking_job(&service, false).await;
+    in_state(&service, &running, "running").await;
     let http = Http::clone(&service);
     let waiter = tokio::spawn(async move { http.post("/compactions?wait=true", json!({})).await });
     eventually("a job to be queued", async || {

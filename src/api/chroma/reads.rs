@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
@@ -22,6 +23,7 @@ use crate::engine::{CollectionInfo, GetRequest, Neighbour, QueryRequest};
 use crate::error::{Error, Kind, Result};
 use crate::model::metadata::Metadata;
 use crate::model::record::Record;
+use crate::progress::Progress;
 
 /// How far behind a read may be; every read here sees every acknowledged write.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -146,33 +148,34 @@ pub(in crate::api) async fn get_records(
     body: ChromaBody,
 ) -> Result<Response, ChromaError> {
     let progress = running::progress();
-    let answer = app
-        .blocking(move |app| {
-            let id = collection_id(&id)?;
-            let request: GetRecordsRequest = body.parse()?;
-            let descriptor = app.engine().addressed(id)?.descriptor;
-            let filter = filters::parse(
-                app,
-                &descriptor.definition.schema,
-                request.r#where.as_ref(),
-                request.where_document.as_ref(),
-            )?;
-            check_ids(app, request.ids.as_deref())?;
-            let max_bytes = app.config().query.max_answer_bytes;
-            let mut columns = JsonColumns::new(request.include, max_bytes);
-            let request = GetRequest {
-                ids: request.ids,
-                filter,
-                limit: request.limit.map(|limit| limit as usize),
-                offset: request.offset.unwrap_or(0) as usize,
-                progress,
-            };
-            app.engine()
-                .for_each(id, &request, |record| columns.push(record))?;
-            columns.into_parts()
-        })
-        .await?;
-    Ok(json_parts(answer))
+    let answer = app.blocking(move |app| get(app, &id, &body, progress));
+    Ok(json_parts(answer.await?))
+}
+
+/// The answer of a read, by its parts. Blocks.
+fn get(app: &App, id: &str, body: &ChromaBody, progress: Progress) -> Result<Vec<Bytes>> {
+    let id = collection_id(id)?;
+    let request: GetRecordsRequest = body.parse()?;
+    let descriptor = app.engine().addressed(id)?.descriptor;
+    let filter = filters::parse(
+        app,
+        &descriptor.definition.schema,
+        request.r#where.as_ref(),
+        request.where_document.as_ref(),
+    )?;
+    check_ids(app, request.ids.as_deref())?;
+    let max_bytes = app.config().query.max_answer_bytes;
+    let mut columns = JsonColumns::new(request.include, max_bytes);
+    let request = GetRequest {
+        ids: request.ids,
+        filter,
+        limit: request.limit.map(|limit| limit as usize),
+        offset: request.offset.unwrap_or(0) as usize,
+        progress,
+    };
+    app.engine()
+        .for_each(id, &request, |record| columns.push(record))?;
+    columns.into_parts()
 }
 
 fn default_query_include() -> Vec<Include> {
@@ -302,37 +305,36 @@ pub(in crate::api) async fn query_records(
     body: ChromaBody,
 ) -> Result<Response, ChromaError> {
     let progress = running::progress();
-    let answer = app
-        .blocking(move |app| {
-            let id = collection_id(&id)?;
-            let request: QueryRecordsRequest = body.parse()?;
-            let CollectionInfo { descriptor, head } = app.engine().addressed(id)?;
-            // More than there are is all there are, however many are asked for.
-            let there = usize::try_from(head.count).unwrap_or(usize::MAX);
-            let results = (request.n_results.unwrap_or(DEFAULT_RESULTS) as usize).min(there);
-            let embeddings = query_vectors(app, request.query_embeddings, results)?;
-            let filter = filters::parse(
-                app,
-                &descriptor.definition.schema,
-                request.r#where.as_ref(),
-                request.where_document.as_ref(),
-            )?;
-            check_ids(app, request.ids.as_deref())?;
-            let include = request.include;
-            let found = app.engine().query(
-                id,
-                &QueryRequest {
-                    embeddings,
-                    n_results: results,
-                    ids: request.ids,
-                    filter,
-                    projection: projection(&include),
-                    max_bytes: Some(app.config().query.max_answer_bytes as u64),
-                    progress,
-                },
-            )?;
-            encode(&QueryRecordsResponse::new(found, include))
-        })
-        .await?;
-    Ok(json_bytes(answer))
+    let answer = app.blocking(move |app| query(app, &id, &body, progress));
+    Ok(json_bytes(answer.await?))
+}
+
+/// The encoded answer of a search. Blocks.
+fn query(app: &App, id: &str, body: &ChromaBody, progress: Progress) -> Result<Vec<u8>> {
+    let id = collection_id(id)?;
+    let request: QueryRecordsRequest = body.parse()?;
+    let CollectionInfo { descriptor, head } = app.engine().addressed(id)?;
+    // More than there are is all there are, however many are asked for.
+    let there = usize::try_from(head.count).unwrap_or(usize::MAX);
+    let results = (request.n_results.unwrap_or(DEFAULT_RESULTS) as usize).min(there);
+    let embeddings = query_vectors(app, request.query_embeddings, results)?;
+    let filter = filters::parse(
+        app,
+        &descriptor.definition.schema,
+        request.r#where.as_ref(),
+        request.where_document.as_ref(),
+    )?;
+    check_ids(app, request.ids.as_deref())?;
+    let include = request.include;
+    let request = QueryRequest {
+        embeddings,
+        n_results: results,
+        ids: request.ids,
+        filter,
+        projection: projection(&include),
+        max_bytes: Some(app.config().query.max_answer_bytes as u64),
+        progress,
+    };
+    let found = app.engine().query(id, &request)?;
+    encode(&QueryRecordsResponse::new(found, include))
 }

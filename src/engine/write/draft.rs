@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{OldVersion, RecordPatch, WriteMode, WriteOutcome};
 use crate::engine::catalog::CatalogBatch;
-use crate::engine::collection::{Collection, CollectionInfo};
+use crate::engine::collection::{Collection, CollectionInfo, check_dimension};
 use crate::engine::consistency::Announcement;
 use crate::engine::format::{self, Head, StoredRecord};
 use crate::engine::store::{Batch, Store, Tree};
@@ -317,15 +317,6 @@ fn changed_descriptor(
     changed.definition.schema.discover(entries());
     changed.definition.dimension.get_or_insert(dimension);
     Some(changed)
-}
-
-fn check_dimension(expected: usize, dimension: usize) -> Result<()> {
-    if expected == dimension {
-        return Ok(());
-    }
-    Err(Error::invalid(format!(
-        "Collection expecting embedding with dimension of {expected}, got {dimension}"
-    )))
 }
 
 /// Makes one patch of two of the same id.

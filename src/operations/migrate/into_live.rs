@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use super::differences::{self, Losses, by_id, record_losses};
 use super::{MigrateOutcome, MigratePlan, MigrateSettings, check_losses};
 use crate::engine::Engine;
-use crate::environments::{Batch, Source, Target};
+use crate::environments::{Batch, RemoteCollection, Source, Target};
 use crate::error::{Error, Kind, Result};
 use crate::model::record::Record;
 use crate::progress::Progress;
@@ -61,8 +61,10 @@ pub(super) fn merge(
         let gone: Vec<&str> = gone.filter(|id| is_ours(id)).collect();
         collection.remove(&there.id, &gone, progress)?;
         // What we brought ourselves is the source's, whoever wins.
-        let (ours, others): (Vec<_>, Vec<_>) =
-            batch.records.into_iter().partition(|record| is_ours(&record.id));
+        let (ours, others): (Vec<_>, Vec<_>) = batch
+            .records
+            .into_iter()
+            .partition(|record| is_ours(&record.id));
         let mut sorted = differences::sort(&collection, &there.id, others, plan, progress)?;
         // Only a source in this store sends anything again.
         if plan.source.is_local() {
@@ -77,29 +79,10 @@ pub(super) fn merge(
             outcome.counts.skipped += sorted.skipped;
         }
         collection.put_exactly(&there.id, &sorted.write, progress)?;
-        if !plan.verify {
-            return Ok(());
+        if plan.verify {
+            check_written(&collection, &there.id, &sorted.write, plan, progress)?;
         }
-        let ids: Vec<&str> = sorted.write.iter().map(|r| r.id.as_str()).collect();
-        let found = by_id(collection.staged_lookup(&there.id, &ids, progress)?);
-        let space = plan.space();
-        let found = |record: &Record| found.get(&record.id);
-        let same = |r: &Record| found(r).is_some_and(|f| collection.holds(space, r, f));
-        let differs = sorted
-            .write
-            .iter()
-            .find(|record| !same(record));
-        match differs {
-            None => Ok(()),
-            Some(record) => Err(Error::new(
-                Kind::Conflict,
-                format!(
-                    "{:?} is not in {} as it was written: somebody else writes there, or it cannot hold it",
-                    record.id, plan.target.name
-                ),
-            )
-            .with("differences", vec![record.id.clone()])),
-        }
+        Ok(())
     })?;
     outcome.source_digest = end.contents.map(|contents| contents.digest);
     outcome.losses = losses.all();
@@ -109,4 +92,35 @@ pub(super) fn merge(
         outcome.target_digest = Some(found.digest);
     }
     Ok(outcome)
+}
+
+/// Reads records back.
+///
+/// # Errors
+/// `Conflict` that names the first one that is not there as it was written; `RemoteUnavailable`.
+fn check_written(
+    collection: &RemoteCollection,
+    there: &str,
+    written: &[Record],
+    plan: &MigratePlan,
+    progress: &Progress,
+) -> Result<()> {
+    let ids: Vec<&str> = written.iter().map(|record| record.id.as_str()).collect();
+    let found = by_id(collection.staged_lookup(there, &ids, progress)?);
+    let space = plan.space();
+    let is_there = |record: &&Record| {
+        let found = found.get(&record.id);
+        found.is_some_and(|found| collection.holds(space, record, found))
+    };
+    let Some(record) = written.iter().find(|record| !is_there(record)) else {
+        return Ok(());
+    };
+    Err(Error::new(
+        Kind::Conflict,
+        format!(
+            "{:?} is not in {} as it was written: somebody else writes there, or it cannot hold it",
+            record.id, plan.target.name
+        ),
+    )
+    .with("differences", vec![record.id.clone()]))
 }
