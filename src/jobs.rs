@@ -217,6 +217,10 @@ impl Jobs {
             entries.get(id)?.record.clone()
         };
         let before = record.state;
+        // What is over stays as it is; its result may stand in the store alone.
+        if before.is_final() {
+            return Some(record);
+        }
         change(&mut record);
         let recorded = match &in_order {
             Ok(_) => persist(&self.inner.engine, &record),
@@ -360,13 +364,17 @@ impl Jobs {
             return Err(too_late());
         }
         // Recorded: a job that was told to stop is not taken up again after a restart.
-        self.update(id, |record| {
+        let updated = self.update(id, |record| {
             record.cancel_requested = true;
             if queued && record.state == JobState::Queued {
                 cancel_unrun(record);
                 run::audit(record);
             }
         });
+        // It may have ended while its end was being recorded.
+        if updated.is_some_and(|record| !record.cancel_requested) {
+            return Err(too_late());
+        }
         self.get(id)
     }
 

@@ -21,7 +21,7 @@ use crate::model::collection::{CollectionDescriptor, HeldCollection, Lifecycle};
 use crate::model::record::{Record, RecordView};
 
 /// A collection that the catalog holds. It is changed under the engine's write lock only. Readers take the memory's
-/// lock to copy pointers out of it, never across I/O, a selection or a comparison of vectors.
+/// lock to copy pointers out of it, or to look at one record; never across I/O, a selection or a search.
 pub(super) struct Collection {
     pub(super) id: Uuid,
     /// Whether vectors and metadata are kept in memory; not where records are only looked up.

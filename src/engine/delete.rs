@@ -2,7 +2,8 @@
 //!
 //! A step is one batch: all of it or nothing, and the order of steps is that of insertion. What matches more records
 //! than a step takes (`storage.max_delete_step`) goes in several: other writers and readers wait for one at most.
-//! Who asks is answered after the last; a crash on the way leaves whole steps, and the same request goes on from there.
+//! Who asks is answered after the last; a crash on the way leaves whole steps. The same request deletes the rest then; a
+//! limit counts anew.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,7 +18,7 @@ use super::search::{Wanted, still_matches};
 use super::store::{Batch, Tree, named, prefix_end};
 use super::write::OldVersion;
 use super::{Engine, Inner, Writer};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::filter::Filter;
 use crate::progress::Progress;
 
@@ -70,7 +71,8 @@ impl Engine {
             while deleted < limit && !candidates.is_empty() {
                 let most = inner.options.max_delete_step.min(limit - deleted).max(1);
                 let (these, rest) = candidates.split_at(most.min(candidates.len()));
-                let taken = inner.delete_step(public_id, &collection, these, request)?;
+                let taken = inner.delete_step(public_id, &collection, these, request);
+                let taken = taken.map_err(|error| after_steps(error, deleted))?;
                 // Other content may have taken its place meanwhile.
                 let Some(step) = taken else {
                     continue 'content;
@@ -85,6 +87,20 @@ impl Engine {
         inner.acknowledge(last.unwrap_or_else(|| inner.store.committed()))?;
         Ok(deleted as u64)
     }
+}
+
+/// What failed after some steps were taken says so.
+fn after_steps(error: Error, deleted: usize) -> Error {
+    if deleted == 0 {
+        return error;
+    }
+    let text = format!(
+        "{}; {deleted} records had been deleted before, in steps of storage.max_delete_step",
+        error.message()
+    );
+    Error::new(error.kind(), text)
+        .with("deleted", deleted)
+        .because(error)
 }
 
 impl Inner {
@@ -146,11 +162,11 @@ impl Inner {
         read: Vec<Doomed>,
         filter: Option<&Filter>,
     ) -> Result<Vec<Doomed>> {
-        let columns = collection.columns();
         let mut doomed = Vec::with_capacity(read.len());
         for one in read {
             let ordinal = one.old.ordinal;
-            match columns.sequence_of(ordinal) {
+            let written = collection.memory.read().columns.sequence_of(ordinal);
+            match written {
                 None => {}
                 Some(sequence) if sequence == one.old.sequence => doomed.push(one),
                 Some(_) => doomed.extend(self.doomed(collection, &[ordinal], filter)?),

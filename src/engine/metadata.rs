@@ -151,7 +151,9 @@ impl MetadataIndex {
             keys: HashMap::new(),
         };
         filter.each_key(&mut |key| {
-            if let Some(index) = self.keys.get(key) {
+            if let Some(index) = self.keys.get(key)
+                && !part.keys.contains_key(key)
+            {
                 part.keys.insert(key.to_owned(), index.clone());
             }
         });

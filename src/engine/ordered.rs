@@ -5,7 +5,7 @@
 //! | [`Rank::Inspection`] | `Collection::inspecting` | one inspection of a collection |
 //! | [`Rank::Writer`] | `Inner::writer` | one batch: its number, its transaction, its publication; or the last round of a copy |
 //! | [`Rank::Catalog`] | `Inner::catalog` | reading or changing names, in memory |
-//! | [`Rank::Memory`] | `Collection::memory` | copying pointers out, or one batch's publication |
+//! | [`Rank::Memory`] | `Collection::memory` | copying pointers out, a look at one record, or one batch's publication |
 //!
 //! Who holds one takes only those below it. Beneath them are locks under which no other is taken: `pins`, `garbage`, the
 //! pace's, a consistency watch's, and the store's. Above them is the lock under which `jobs` records what it begins

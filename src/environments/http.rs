@@ -202,9 +202,14 @@ impl Http {
                 Ok(answer) => return Ok(answer),
                 Err(failed) => failed,
             };
-            let in_time = |pause: &Duration| began.elapsed() + *pause <= self.limits.retry_timeout;
+            let in_time = |pause: &Duration| {
+                began.elapsed().saturating_add(*pause) <= self.limits.retry_timeout
+            };
             let pause = pauses.next().filter(|_| again);
-            let Some(wait) = pause.map(|pause| after.unwrap_or(pause)).filter(in_time) else {
+            let Some(wait) = pause
+                .map(|pause| after.map_or(pause, |after| after.max(pause)))
+                .filter(in_time)
+            else {
                 let what = format!("{} {}: {why}", request.method, request.url.path());
                 return Err(self.error(kind, &what));
             };

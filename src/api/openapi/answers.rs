@@ -210,7 +210,7 @@ const COMMON: [Common; 15] = [
     },
     Common {
         status: "504",
-        description: "It took too long and was stopped; the message says whether what was asked for may still take effect",
+        description: "It took too long; it is stopped where that can be done, and the message says whether what was asked for may still take effect",
         applies: |facts| !facts.is_probe,
     },
     Common {

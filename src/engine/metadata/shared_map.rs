@@ -46,6 +46,7 @@ impl<K: Ord + Clone, V: Clone> SharedMap<K, V> {
     /// Changes the value of a key, or puts one there.
     pub(super) fn update(&mut self, key: K, change: impl FnOnce(&mut V), new: impl FnOnce() -> V) {
         let (at, place) = self.find(&key);
+        let leaves = self.leaves.len();
         let Some(leaf) = self.leaves.get_mut(at) else {
             self.leaves.push(Arc::new(vec![(key, new())]));
             return;
@@ -61,7 +62,7 @@ impl<K: Ord + Clone, V: Clone> SharedMap<K, V> {
                 entries.insert(place, (key, new()));
                 if entries.len() > LEAF {
                     // Keys that only grow leave full leaves behind.
-                    let is_last = place + 1 == entries.len();
+                    let is_last = at + 1 == leaves && place + 1 == entries.len();
                     let half = if is_last { LEAF } else { LEAF / 2 };
                     let rest = entries.split_off(half);
                     self.leaves.insert(at + 1, Arc::new(rest));
@@ -149,6 +150,16 @@ mod tests {
         }
     }
 
+    #[test]
+    fn descending_keys_behind_a_full_leaf_share_leaves() {
+        let mut map = SharedMap::default();
+        for key in (0..256).chain((1_000..3_000).rev()) {
+            map.update(key, |_| {}, || key);
+        }
+        let leaves = map.leaves.len();
+        assert!(leaves <= 20, "{leaves} leaves of 2,256 keys");
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(60))]
 
@@ -159,7 +170,11 @@ mod tests {
             let (mut map, mut model) = (SharedMap::default(), BTreeMap::new());
             let mut kept = Vec::new();
             for (from, count, insert) in steps {
-                for key in from..(from + count).min(2_000) {
+                let mut keys: Vec<u32> = (from..(from + count).min(2_000)).collect();
+                if from % 2 == 0 {
+                    keys.reverse();
+                }
+                for key in keys {
                     if insert {
                         map.update(key, |value| *value += 1, || key);
                         model.entry(key).and_modify(|value| *value += 1).or_insert(key);

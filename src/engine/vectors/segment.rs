@@ -151,8 +151,15 @@ impl Segment {
             };
             self.vectors.push(Arc::new(Vec::with_capacity(room)));
         }
-        if let Some(group) = self.vectors.last_mut() {
-            Arc::make_mut(group).extend_from_slice(row.vector);
+        // Room for a whole group, and a whole segment, and no more: what was shared has none left.
+        let is_large = self.vectors.len() > 1;
+        if let Some(group) = self.vectors.last_mut().map(Arc::make_mut) {
+            if is_large {
+                group.reserve_exact(GROUP * self.dimension - group.len());
+                let room = SEGMENT * self.dimension - self.codes.len();
+                self.codes.reserve_exact(room);
+            }
+            group.extend_from_slice(row.vector);
         }
         self.codes.extend_from_slice(row.codes);
         self.quantizations.push(row.quantization);

@@ -10,7 +10,7 @@ use crate::engine::collection::{Collection, CollectionInfo, check_dimension};
 use crate::engine::consistency::Announcement;
 use crate::engine::format::{self, Head, StoredRecord};
 use crate::engine::store::{Batch, Store, Tree};
-use crate::engine::vectors::{Columns, Quantized};
+use crate::engine::vectors::Quantized;
 use crate::engine::{Inner, Writer};
 use crate::error::{Error, Result};
 use crate::model::collection::CollectionDescriptor;
@@ -157,9 +157,9 @@ impl Draft {
     pub(super) fn prepare_again(&mut self, store: &Store, collection: &Collection) -> Result<()> {
         let info = collection.info();
         self.check_dimension(&info)?;
-        let written = (info.head.sequence != self.since).then(|| collection.columns());
+        let is_changed = info.head.sequence != self.since;
         for change in &mut self.changes {
-            if !change.stands(store, collection, written.as_ref())? {
+            if !change.stands(store, collection, is_changed)? {
                 change.prepare(self.mode, store, collection, Lock::Held)?;
             }
         }
@@ -376,24 +376,19 @@ impl Change {
         Ok(())
     }
 
-    /// Under the write lock: whether what was prepared is still right. `written`: the columns as of now, where there were
-    /// writes meanwhile.
-    fn stands(
-        &self,
-        store: &Store,
-        collection: &Collection,
-        written: Option<&Columns>,
-    ) -> Result<bool> {
+    /// Under the write lock: whether what was prepared is still right. `is_changed`: whether there were writes meanwhile.
+    fn stands(&self, store: &Store, collection: &Collection, is_changed: bool) -> Result<bool> {
         let (id, seen) = match &self.state {
             State::Asked(_) | State::Taken => return Ok(false),
             State::Leaves(patch, seen) => (&patch.id, *seen),
             State::Writes(pending) => (&pending.record.id, pending.seen()),
         };
-        let Some(columns) = written else {
-            return Ok(true);
-        };
         match seen {
-            Some(Seen { ordinal, sequence }) => Ok(columns.sequence_of(ordinal) == Some(sequence)),
+            _ if !is_changed => Ok(true),
+            Some(Seen { ordinal, sequence }) => {
+                let memory = collection.memory.read();
+                Ok(memory.columns.sequence_of(ordinal) == Some(sequence))
+            }
             None => Ok(collection.ordinal_of(store, id)?.is_none()),
         }
     }
