@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::store::{Disk, Failure, Store};
-use super::testing::{ALL, options, patch};
+use super::testing::{ALL, options, patch, record};
 use super::{
     DeleteRequest, Engine, GetRequest, InspectionLimits, NewCollection, Publication, RecordPatch,
     StagedRecord, Staging, WriteMode,
@@ -50,34 +50,15 @@ fn document(version: u16) -> String {
 }
 
 fn patch_of(id: &str, version: u16) -> RecordPatch {
-    let document = document(version);
     let number = i64::from(version);
-    patch(
-        id,
-        f32::from(version),
-        Some(&document),
-        &[("version", number)],
-    )
+    let text = document(version);
+    patch(id, version.into(), Some(&text), &[("version", number)])
 }
 
 fn record_of(id: &str, version: u16) -> Record {
-    let RecordPatch {
-        id,
-        embedding,
-        document,
-        uri,
-        metadata,
-    } = patch_of(id, version);
-    Record {
-        id,
-        embedding: embedding.unwrap_or_default(),
-        document,
-        uri,
-        metadata: metadata
-            .into_iter()
-            .filter_map(|(key, value)| Some((key, value?)))
-            .collect(),
-    }
+    let number = i64::from(version);
+    let text = document(version);
+    record(id, version.into(), Some(&text), &[("version", number)])
 }
 
 fn after(model: &Model, step: &Step) -> Model {

@@ -119,6 +119,27 @@ pub(super) fn patch(
     }
 }
 
+/// The record that such a patch makes.
+pub(super) fn record(id: &str, x: f32, document: Option<&str>, metadata: &[(&str, i64)]) -> Record {
+    let RecordPatch {
+        id,
+        embedding,
+        document,
+        uri,
+        metadata,
+    } = patch(id, x, document, metadata);
+    let metadata = metadata.into_iter();
+    Record {
+        id,
+        embedding: embedding.unwrap_or_default(),
+        document,
+        uri,
+        metadata: metadata
+            .filter_map(|(key, value)| Some((key, value?)))
+            .collect(),
+    }
+}
+
 pub(super) fn filter(clause: &Value) -> Option<Filter> {
     let limits = Limits {
         max_depth: 4,

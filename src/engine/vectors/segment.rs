@@ -143,15 +143,10 @@ impl Segment {
     pub(super) fn push(&mut self, row: &Row<'_>) {
         self.dimension = row.vector.len();
         if self.rows().is_multiple_of(GROUP) {
-            // A second group is seldom the last: each gets its room at once, and none too much.
-            let room = if self.vectors.is_empty() {
-                0
-            } else {
-                GROUP * self.dimension
-            };
-            self.vectors.push(Arc::new(Vec::with_capacity(room)));
+            self.vectors.push(Arc::default());
         }
-        // Room for a whole group, and a whole segment, and no more: what was shared has none left.
+        // A second group is seldom the last: from then on there is room for a whole group, and a whole segment, and no
+        // more. What was shared has none left.
         let is_large = self.vectors.len() > 1;
         if let Some(group) = self.vectors.last_mut().map(Arc::make_mut) {
             if is_large {

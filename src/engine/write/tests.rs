@@ -4,11 +4,9 @@ use serde_json::json;
 
 use super::draft::Draft;
 use super::{RecordPatch, WriteMode, WriteOutcome};
-use crate::engine::testing::{ALL, Opened, filter, patch};
+use crate::engine::testing::{ALL, Opened, filter, patch, record};
 use crate::engine::{DeleteRequest, GetRequest, QueryRequest};
 use crate::error::Kind;
-use crate::model::metadata::MetadataValue;
-use crate::model::record::Record;
 use crate::progress::Progress;
 
 /// Prepares a batch, lets others write, and commits it.
@@ -28,20 +26,6 @@ fn write_around(
     let mut writer = inner.lock_writer().unwrap();
     draft.prepare_again(&inner.store, &collection).unwrap();
     draft.commit(inner, &mut writer, &collection).unwrap().1
-}
-
-fn record(id: &str, x: f32, document: Option<&str>, metadata: &[(&str, i64)]) -> Record {
-    let patch = patch(id, x, document, metadata);
-    Record {
-        id: patch.id,
-        embedding: vec![x, 1.0],
-        document: patch.document,
-        uri: None,
-        metadata: metadata
-            .iter()
-            .map(|(key, value)| ((*key).to_owned(), MetadataValue::Int(*value)))
-            .collect(),
-    }
 }
 
 fn outcome(inserted: u64, updated: u64, untouched: u64) -> WriteOutcome {
